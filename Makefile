@@ -1,0 +1,52 @@
+# `make demo` and `make test` need Python 3.10+, make and a network; everything else is set up in .venv.
+
+PYTHON ?= python3
+# On a GPU machine the report uses the torch that is there already, so no environment is made for it.
+GPU_PYTHON ?= python3
+OUT ?= benchmarks/results
+
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint types pytest bench gpu-report clean
+
+demo: $(VENV)/.demo  ## the fingerprints of degraded photographs: a table and demo/fingerprints.png
+	$(VENV)/bin/bdg-fast demo
+
+test: lint types pytest  ## everything CI checks
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+
+# mypy does not know setuptools' package-dir, so it is shown the tree as it is imported: .typecheck/bdg_fast
+# links to what is in bdg_fast/, plus kernels.
+types: $(VENV)/.dev
+	rm -rf .typecheck && mkdir -p .typecheck/bdg_fast
+	ln -s $(addprefix ../../,$(wildcard bdg_fast/*) kernels) .typecheck/bdg_fast/
+	cd .typecheck && ../$(VENV)/bin/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p bdg_fast
+
+pytest: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest -q
+
+bench: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest benchmarks/ --benchmark-only
+
+gpu-report:
+	$(GPU_PYTHON) -m benchmarks.gpu_report --out $(OUT)
+
+clean:
+	rm -rf $(VENV) .typecheck .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "bdg_fast needs Python 3.10 or newer")'
+	$(PYTHON) -m venv $(VENV)
+
+# Stamps: an installation is repeated only when what it was made from has changed.
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e '.[dev,demo]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""Fast operators, each with an eager PyTorch reference that specifies it."""

@@ -1,0 +1,126 @@
+"""The registered op ``bdg_fast::glcm``: schema, shape inference, and the choice of a backend.
+
+Backends are imported when first run, so that neither triton nor numba is needed to import the package.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .spec import decode
+
+IMPLS = ("auto", "reference", "cpu", "triton")
+
+
+@lru_cache(maxsize=1)
+def _missing() -> dict[str, str]:
+    """What keeps a backend from running at all on this machine: ``{impl: reason}``."""
+    reasons = {}
+    for impl, package in (("cpu", "numba"), ("triton", "triton")):
+        try:
+            found = importlib.util.find_spec(package) is not None
+        except ValueError:  # the module is blocked in sys.modules
+            found = False
+        if not found:
+            reasons[impl] = f"the package {package!r} is not installed"
+    return reasons
+
+
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def choose(impl: str, device: torch.device) -> str:
+    """The backend to run. Only ``"auto"`` chooses; anything else runs as asked or raises RuntimeError."""
+    missing = _missing()
+    if impl == "auto":
+        wanted = {"cpu": "cpu", "cuda": "triton"}.get(device.type, "reference")
+        return "reference" if wanted in missing else wanted
+    reason = missing.get(impl)
+    if reason is None and impl == "cpu" and device.type != "cpu":
+        reason = f"it takes tensors on the CPU and images are on {device}"
+    if reason is None and impl == "triton" and device.type != "cuda" and not _interpreted():
+        reason = f"it takes tensors on a CUDA or ROCm device and images are on {device}"
+    if reason is not None:
+        raise RuntimeError(f"impl={impl!r} cannot run: {reason}; impl='auto' chooses one that can")
+    return impl
+
+
+@torch.library.custom_op("bdg_fast::glcm", mutates_args=())
+def glcm(
+    images: Tensor,
+    mask: Tensor | None,
+    request: str,
+    slot_count: int,
+    levels: int,
+    low: float,
+    high: float,
+    source: str,
+    thresholds: list[int],
+    normalize: bool,
+    check_finite: bool,
+    impl: str,
+) -> Tensor:
+    """Co-occurrence matrices of ``images [B, 1 or 3, H, W]``, reduced into ``slot_count`` outputs.
+
+    Args:
+        images: uint8, uint16, float16, bfloat16 or float32, any strides.
+        mask: bool ``[B, H, W]``, or None.
+        request: :func:`spec.encode` of the offsets and the output slot of each; ``slot_count`` of them.
+        low, high: floating values that map to 0 and 65535.
+        thresholds: of the quantizer; empty for equal steps of gray.
+        normalize: average of the matrices, each divided by its own count; else their sum.
+
+    Returns:
+        float32 (normalized) or int64 ``[B, slot_count, levels, levels]``.
+    """
+    chosen = choose(impl, images.device)
+    arguments = (images, mask, decode(request), levels, low, high, source, thresholds, normalize)
+    if chosen == "cpu":
+        from . import cpu
+
+        out, bad = cpu.glcm(*arguments)  # sees whether pixels are finite while it quantizes them
+        if check_finite and bad is not None:
+            report_not_finite(bad)
+        return out
+    if check_finite and images.is_floating_point():
+        raise_if_not_finite(images)
+    if chosen == "triton":
+        from .triton import glcm as run
+    else:
+        from .reference import glcm as run
+    return run(*arguments)
+
+
+@glcm.register_fake
+def _(
+    images, mask, request, slot_count, levels, low, high, source, thresholds, normalize, check_finite, impl
+):  # type: ignore[no-untyped-def]
+    dtype = torch.float32 if normalize else torch.int64
+    return images.new_empty((images.shape[0], slot_count, levels, levels), dtype=dtype)
+
+
+def _backward(ctx, grad):  # type: ignore[no-untyped-def]
+    raise RuntimeError("a co-occurrence matrix of hard gray levels has no gradient; pass images.detach()")
+
+
+glcm.register_autograd(_backward)
+
+
+def raise_if_not_finite(images: Tensor) -> None:
+    """ValueError naming the first image that holds a NaN or an infinity (waits for the device)."""
+    bad = ~images.isfinite().flatten(1).all(1)
+    if bool(bad.any()):
+        report_not_finite(int(bad.to(torch.uint8).argmax()))
+
+
+def report_not_finite(index: int) -> None:
+    raise ValueError(
+        f"images must be finite, got NaN or infinity in images[{index}]; check_finite=False skips this check "
+        "(NaN then counts as value_range[0], infinities as the ends of the range)"
+    )

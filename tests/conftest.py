@@ -1,0 +1,34 @@
+"""What all tests share: the Triton interpreter where there is no GPU, the `gpu` marker, and photographs."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from PIL import Image
+
+HAS_GPU = torch.cuda.is_available()
+if not HAS_GPU:
+    # Triton reads this when it is first imported, which torch and bdg_fast leave to the first kernel.
+    os.environ["TRITON_INTERPRET"] = "1"
+
+settings.register_profile("bdg_fast", deadline=None, derandomize=True, max_examples=40)
+settings.load_profile("bdg_fast")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if HAS_GPU:
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA or ROCm device"))
+
+
+@pytest.fixture(scope="session")
+def photographs() -> torch.Tensor:
+    """Three RGB photographs, uint8 `[3, 3, 256, 256]`. Do not write into it."""
+    paths = sorted(Path(__file__).with_name("photos").glob("*.png"))
+    images = [np.array(Image.open(path).convert("RGB")) for path in paths]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
