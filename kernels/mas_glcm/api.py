@@ -47,7 +47,7 @@ def _offsets(angles: int | Sequence[float], scales: Sequence[int]) -> tuple[tupl
     if len(scales) == 0:
         raise ValueError("scales must not be empty: give distances in pixels, integers >= 1")
     for angle in angles:
-        if not math.isfinite(angle):
+        if not abs(angle) < math.inf:  # math.isfinite would break the graph under torch.compile
             raise ValueError(f"angles must be finite radians, got {angle}")
     for scale in scales:
         if scale != int(scale) or scale < 1:
@@ -105,8 +105,18 @@ def glcm(
     """
     pairs = _checked_offsets(offsets)
     out = _run(
-        images, pairs, tuple(range(len(pairs))), len(pairs), levels, value_range, normalize, mask, source, quantizer,
-        check_finite, impl,
+        images,
+        pairs,
+        tuple(range(len(pairs))),
+        len(pairs),
+        levels,
+        value_range,
+        normalize,
+        mask,
+        source,
+        quantizer,
+        check_finite,
+        impl,
     )
     return _symmetrized(out, normalize) if symmetric else out
 
@@ -151,15 +161,25 @@ def mas_glcm(
     pairs = glcm_offsets(angles, scales)
     slots = tuple(range(len(pairs))) if reduction == "none" else (0,) * len(pairs)
     out = _run(
-        images, pairs, slots, slots[-1] + 1, levels, value_range, normalize, mask, source, quantizer,
-        check_finite, impl,
+        images,
+        pairs,
+        slots,
+        slots[-1] + 1,
+        levels,
+        value_range,
+        normalize,
+        mask,
+        source,
+        quantizer,
+        check_finite,
+        impl,
     )
     if symmetric:
         out = _symmetrized(out, normalize)
     out = out.to(torch.float32)
     if reduction == "mean":
         return out[:, 0]
-    return out.unflatten(1, (len(scales), len(pairs) // len(scales)))
+    return out.view(out.shape[0], len(scales), len(pairs) // len(scales), levels, levels)
 
 
 class MASGLCM(nn.Module):
@@ -203,8 +223,19 @@ class MASGLCM(nn.Module):
     def forward(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
         """Matrices of ``images [B, 1 or 3, H, W]``; see :func:`mas_glcm`."""
         return mas_glcm(
-            images, self.angles, self.scales, self.levels, self.value_range, self.symmetric, self.normalize,
-            self.reduction, mask, self.source, self.quantizer, self.impl, self.check_finite,
+            images,
+            self.angles,
+            self.scales,
+            self.levels,
+            self.value_range,
+            self.symmetric,
+            self.normalize,
+            self.reduction,
+            mask,
+            self.source,
+            self.quantizer,
+            self.impl,
+            self.check_finite,
         )
 
     def extra_repr(self) -> str:
@@ -216,19 +247,39 @@ class MASGLCM(nn.Module):
 
 
 def _run(
-    images: Tensor, offsets: tuple[tuple[int, int], ...], slots: tuple[int, ...], slot_count: int, levels: int,
-    value_range: tuple[float, float], normalize: bool, mask: Tensor | None, source: str,
-    quantizer: str | Sequence[int], check_finite: bool, impl: str,
+    images: Tensor,
+    offsets: tuple[tuple[int, int], ...],
+    slots: tuple[int, ...],
+    slot_count: int,
+    levels: int,
+    value_range: tuple[float, float],
+    normalize: bool,
+    mask: Tensor | None,
+    source: str,
+    quantizer: str | Sequence[int],
+    check_finite: bool,
+    impl: str,
 ) -> Tensor:
     images = _checked_images(images)
     thresholds = _checked_quantizer(levels, value_range, source, quantizer)
     if impl not in ops.IMPLS:
         raise ValueError(f"impl must be one of {', '.join(map(repr, ops.IMPLS))}, got {impl!r}")
     request = (encode if torch.compiler.is_compiling() else _cached_encode)(offsets, slots)
-    return ops.glcm(
-        images, _checked_mask(mask, images), request, slot_count, levels,
-        float(value_range[0]), float(value_range[1]), source, list(thresholds), normalize, check_finite, impl,
+    out: Tensor = ops.glcm(
+        images,
+        _checked_mask(mask, images),
+        request,
+        slot_count,
+        levels,
+        float(value_range[0]),
+        float(value_range[1]),
+        source,
+        list(thresholds),
+        normalize,
+        check_finite,
+        impl,
     )
+    return out
 
 
 def _symmetrized(out: Tensor, normalize: bool) -> Tensor:
@@ -288,16 +339,16 @@ def _checked_quantizer(
     if levels != int(levels) or not 2 <= levels <= MAX_LEVELS:
         raise ValueError(f"levels must be an integer in 2..{MAX_LEVELS}, got {levels}")
     if len(value_range) != 2 or not value_range[0] < value_range[1] or not _fits_float32(*value_range):
-        raise ValueError(
-            f"value_range must be (low, high), finite in float32 and with low < high, got {value_range}"
-        )
+        raise ValueError(f"value_range must be (low, high), finite in float32 and with low < high, got {value_range}")
     if source not in ("gray", "laplacian"):
         raise ValueError(f"source must be 'gray' or 'laplacian', got {source!r}")
     if isinstance(quantizer, str):
         if quantizer not in ("uniform", "companded"):
             raise ValueError(f"quantizer must be 'uniform', 'companded' or thresholds, got {quantizer!r}")
         if source == "laplacian":
-            return residual_thresholds(int(levels), quantizer)
+            # dynamo sees through a cache, but warns
+            find = residual_thresholds.__wrapped__ if torch.compiler.is_compiling() else residual_thresholds
+            return find(int(levels), quantizer)
         if quantizer == "companded":
             raise ValueError("quantizer='companded' is for source='laplacian', got source='gray'")
         return ()

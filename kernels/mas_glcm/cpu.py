@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import cpu_kernels
+from .cpu_threads import in_parallel
 from .spec import Request, float_scale, make_plan
 
 MIN_UPDATES_PER_THREAD = 1 << 18
@@ -21,34 +20,6 @@ BLOCK_PIXELS = 1 << 13
 """Pixels of the level image a thread holds at a time, so that it stays in the second-level cache."""
 MAX_PARTNERS = 16
 """Most code images of pairs of neighbours; each holds two bytes a pixel of the block."""
-
-_pool: tuple[int, ThreadPoolExecutor] | None = None
-
-
-def _forget_pool() -> None:
-    global _pool
-    _pool = None
-
-
-# threads do not survive fork(): a child (a data loader's worker, say) makes its own
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
-
-
-def _in_parallel(threads: int, job: Callable[[int], None]) -> None:
-    """Run ``job(0) .. job(threads - 1)``, the first on the calling thread."""
-    global _pool
-    if threads == 1:
-        job(0)
-        return
-    if _pool is None or _pool[0] < threads - 1:
-        _pool = (threads - 1, ThreadPoolExecutor(threads - 1, thread_name_prefix="bdg_fast"))
-    futures = [_pool[1].submit(job, index) for index in range(1, threads)]
-    try:
-        job(0)
-    finally:
-        for future in futures:
-            future.result()
 
 
 class Work(NamedTuple):
@@ -91,9 +62,7 @@ def _reach(request: Request) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=256)
-def _make_work(
-    request: Request, weighting: str, byte_rows: bool, height: int, width: int
-) -> tuple[Work, Uses, int]:
+def _make_work(request: Request, weighting: str, byte_rows: bool, height: int, width: int) -> tuple[Work, Uses, int]:
     """Plan the counts: drop offsets that leave a ``height x width`` image altogether, pair mirrored ones.
 
     Returns the work, its uses, and the updates a pixel.
@@ -127,12 +96,20 @@ def _make_work(
         group_offset=np.abs([group.offsets[0] for group in plan.groups]).T.copy(),
     )
     uses = [(slot, flip, times, g) for g, group in enumerate(plan.groups) for slot, flip, times in group.uses]
-    return work, Uses(*np.array(uses, np.int64).T.copy(), np.array(plan.totals, np.int64)), updates
+    slot_of, flips, times_of, group_of = np.array(uses, np.int64).T.copy()
+    return work, Uses(slot_of, flips, times_of, group_of, np.array(plan.totals, np.int64)), updates
 
 
 def glcm(
-    images: Tensor, mask: Tensor | None, request: Request, levels: int, low: float, high: float, source: str,
-    thresholds: Sequence[int], normalize: bool,
+    images: Tensor,
+    mask: Tensor | None,
+    request: Request,
+    levels: int,
+    low: float,
+    high: float,
+    source: str,
+    thresholds: Sequence[int],
+    normalize: bool,
 ) -> tuple[Tensor, int | None]:
     """See :func:`bdg_fast.kernels.mas_glcm.ops.glcm`, whose arguments these are.
 
@@ -169,21 +146,44 @@ def glcm(
 
         def count_images(thread: int) -> None:
             cpu_kernels.count_and_combine(
-                pixels, masks, batch * thread // threads, batch * (thread + 1) // threads, quantizer, work,
-                block, uses, pairs, normalize, side, mean, total, finite,
+                pixels,
+                masks,
+                batch * thread // threads,
+                batch * (thread + 1) // threads,
+                quantizer,
+                work,
+                block,
+                uses,
+                pairs,
+                normalize,
+                side,
+                mean,
+                total,
+                finite,
             )
 
-        _in_parallel(threads, count_images)
+        in_parallel(threads, count_images)
     else:
-        finite = _count_in_parts(pixels, masks, quantizer, work, block, uses, pairs, normalize, side, mean,
-                                 total, threads, splits)
+        finite = _count_in_parts(
+            pixels, masks, quantizer, work, block, uses, pairs, normalize, side, mean, total, threads, splits
+        )
     bad = None if finite.all() else int(finite.argmin())
     return torch.from_numpy(mean if normalize else total), bad
 
 
 def _count_in_parts(
-    pixels: np.ndarray, masks: np.ndarray, quantizer: Quantizer, work: Work, block: int, uses: Uses,
-    pairs: np.ndarray, normalize: bool, side: int, mean: np.ndarray, total: np.ndarray, threads: int,
+    pixels: np.ndarray,
+    masks: np.ndarray,
+    quantizer: Quantizer,
+    work: Work,
+    block: int,
+    uses: Uses,
+    pairs: np.ndarray,
+    normalize: bool,
+    side: int,
+    mean: np.ndarray,
+    total: np.ndarray,
+    threads: int,
     splits: int,
 ) -> np.ndarray:
     """Split each image's rows over the threads; returns which images are finite."""
@@ -201,11 +201,11 @@ def _count_in_parts(
                     pixels[b], mask, quantizer, work, min(block, max(bottom - top, 1)), top, bottom, parts[part]
                 )
 
-        _in_parallel(threads, count_rows)
+        in_parallel(threads, count_rows)
         slot = b if normalize else 0
         cpu_kernels.combine(parts, quantizer.levels, uses, pairs, normalize, mean[slot], total[b - slot])
         parts[:] = 0
-    return finite.all(1)
+    return np.logical_and.reduce(finite, axis=1)
 
 
 def _any_strides(images: Tensor) -> np.ndarray:

@@ -11,7 +11,7 @@ The level image carries a border wide enough for every offset, filled with a lev
 nothing, so that no pixel needs a test: neither at the border nor at masked pixels.
 """
 
-# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, call-arg"
 from __future__ import annotations
 
 import numba
@@ -272,8 +272,12 @@ def _count_byte_rows(flat, order, starts, levels, work, shifts, codes, counts):
             while k + 4 <= shifts.size:
                 images = (here + shifts[k], here + shifts[k + 1], here + shifts[k + 2], here + shifts[k + 3])
                 g = work.group_of
-                lines = (line + of_group * g[k], line + of_group * g[k + 1],
-                         line + of_group * g[k + 2], line + of_group * g[k + 3])
+                lines = (
+                    line + of_group * g[k],
+                    line + of_group * g[k + 1],
+                    line + of_group * g[k + 2],
+                    line + of_group * g[k + 3],
+                )
                 _add_neighbours_4(first, last, table, images, lines)
                 k += 4
             while k < shifts.size:
@@ -363,8 +367,9 @@ def combine(parts, levels, uses, pairs, normalize, mean, total):
 
 
 @_jit
-def count_and_combine(images, masks, first, last, quantizer, work, block, uses, pairs, normalize, side,
-                      means, totals, finite):
+def count_and_combine(
+    images, masks, first, last, quantizer, work, block, uses, pairs, normalize, side, means, totals, finite
+):
     """`count` and `combine` for whole images ``first..last``."""
     counts = np.empty((1, work.groups, side, side), np.int32)
     for b in range(first, last):

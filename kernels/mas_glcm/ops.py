@@ -98,9 +98,7 @@ def glcm(
 
 
 @glcm.register_fake
-def _(
-    images, mask, request, slot_count, levels, low, high, source, thresholds, normalize, check_finite, impl
-):  # type: ignore[no-untyped-def]
+def _(images, mask, request, slot_count, levels, low, high, source, thresholds, normalize, check_finite, impl):  # type: ignore[no-untyped-def]
     dtype = torch.float32 if normalize else torch.int64
     return images.new_empty((images.shape[0], slot_count, levels, levels), dtype=dtype)
 
@@ -120,6 +118,7 @@ def raise_if_not_finite(images: Tensor) -> None:
 
 
 def report_not_finite(index: int) -> None:
+    """Raise the ValueError that names the image."""
     raise ValueError(
         f"images must be finite, got NaN or infinity in images[{index}]; check_finite=False skips this check "
         "(NaN then counts as value_range[0], infinities as the ends of the range)"

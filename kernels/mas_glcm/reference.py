@@ -1,9 +1,9 @@
 """The specification: one plain ``bincount`` per offset, on any device PyTorch runs on.
 
-    v     = 257 u (uint8),  u (uint16),  rint(clamp((x - lo) s, 0, 65535)) (floating, in float32)
-    y     = (19595 R + 38470 G + 7471 B + 32768) >> 16,  or v for one channel
-    level = (y levels) >> 16,  or #{t : r >= t} of the residual r = 4 y - up - down - left - right
-    M_d(i, j) = #{p : p and p + d valid, level(p) = i, level(p + d) = j}
+v     = 257 u (uint8),  u (uint16),  rint(clamp((x - lo) s, 0, 65535)) (floating, in float32)
+y     = (19595 R + 38470 G + 7471 B + 32768) >> 16,  or v for one channel
+level = (y levels) >> 16,  or #{t : r >= t} of the residual r = 4 y - up - down - left - right
+M_d(i, j) = #{p : p and p + d valid, level(p) = i, level(p + d) = j}
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ def laplacian(y: Tensor) -> Tensor:
     return 4 * centre - y[:, :-2, 1:-1] - y[:, 2:, 1:-1] - y[:, 1:-1, :-2] - y[:, 1:-1, 2:]
 
 
-def quantize(
-    images: Tensor, levels: int, low: float, high: float, source: str, thresholds: Sequence[int]
-) -> Tensor:
+def quantize(images: Tensor, levels: int, low: float, high: float, source: str, thresholds: Sequence[int]) -> Tensor:
     """Gray levels int64 ``[B, H', W']``; ``H' = H`` for ``source="gray"``, ``H - 2`` for ``"laplacian"``."""
     y = gray16(images, low, high)
     if source == "laplacian":
@@ -87,8 +85,15 @@ def count_pairs(level: Tensor, valid: Tensor | None, levels: int, dy: int, dx: i
 
 
 def glcm(
-    images: Tensor, mask: Tensor | None, request: Request, levels: int, low: float, high: float, source: str,
-    thresholds: Sequence[int], normalize: bool,
+    images: Tensor,
+    mask: Tensor | None,
+    request: Request,
+    levels: int,
+    low: float,
+    high: float,
+    source: str,
+    thresholds: Sequence[int],
+    normalize: bool,
 ) -> Tensor:
     """See :func:`bdg_fast.kernels.mas_glcm.ops.glcm`, whose arguments these are."""
     level = quantize(images, levels, low, high, source, thresholds)

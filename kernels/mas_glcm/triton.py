@@ -1,17 +1,5 @@
-"""Triton backend (CUDA and ROCm): quantization and counting in one kernel, then one that weighs the counts.
+"""Triton backend (CUDA and ROCm): plans the launches of the kernels in `triton_kernels.py`."""
 
-A *column* is up to two offsets counted into one accumulator. Up to 32 levels a block of ``P`` pixels and a few
-columns make a matrix product on the tensor cores,
-
-    M_g(i, j) += sum_p [level(p) = i] N_g(p, j),    N_g(p, j) = #{k : level(p + d_gk) = j},
-
-exact in float16 operands and float32 sums (every sum stays below 2**24). Nothing is scattered, so flat images
-cost what noise costs and no two threads meet at an address. Beyond 32 levels a product costs more than it
-saves, and pairs are counted one by one with integer atomics in the second-level cache. Integer atomics also
-join the programs' sums, so results do not depend on their order.
-"""
-
-# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 from __future__ import annotations
 
 import contextlib
@@ -21,9 +9,9 @@ from typing import NamedTuple
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
+from . import triton_kernels
 from .spec import Request, float_scale, make_plan
 
 PER_COLUMN = 2
@@ -32,168 +20,6 @@ NOWHERE = 1 << 29
 """Row displacement of an absent offset: outside every image."""
 COUNT_BYTES = 1 << 28
 """Counts held at a time; larger batches run in pieces."""
-
-
-@triton.jit
-def _gray16(image, y, x, inside, stride_c, stride_h, stride_w, low, scale, CHANNELS: tl.constexpr):
-    """16-bit luma (int32) at ``(y, x)`` where ``inside``; shapes broadcast."""
-    at = image + y * stride_h + x * stride_w
-    luma = tl.full(at.shape, 32768, tl.uint32)
-    value = tl.full(at.shape, 0, tl.int32)
-    for c in tl.static_range(CHANNELS):
-        pixel = tl.load(at + c * stride_c, mask=inside, other=0)
-        if pixel.dtype == tl.uint8:
-            value = pixel.to(tl.int32) * 257
-        elif pixel.dtype == tl.uint16:
-            value = pixel.to(tl.int32)
-        else:
-            scaled = (pixel.to(tl.float32) - low) * scale
-            scaled = tl.where(scaled > 0.0, scaled, 0.0)  # NaN fails the comparison and becomes 0
-            scaled = tl.where(scaled < 65535.0, scaled, 65535.0)
-            # adding 2**23 leaves no fraction bits: rounds to nearest even, as rint
-            value = ((scaled + 8388608.0) - 8388608.0).to(tl.int32)
-        if CHANNELS == 3:
-            weight = 19595 if c == 0 else 38470 if c == 1 else 7471
-            luma += value.to(tl.uint32) * tl.full(at.shape, weight, tl.uint32)
-    if CHANNELS == 3:
-        value = (luma >> 16).to(tl.int32)
-    return value
-
-
-@triton.jit
-def _level(
-    image, mask, thresholds, y, x, inside, height, width, stride_c, stride_h, stride_w, mask_h, low, scale,
-    levels, CHANNELS: tl.constexpr, LAPLACIAN: tl.constexpr, STEPS: tl.constexpr, MASKED: tl.constexpr,
-):
-    """Gray level (int32) of level-image pixels ``(y, x)``, -1 where they are outside or masked."""
-    inside = inside & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    if LAPLACIAN:  # a level-image pixel has its four neighbours: the image is one pixel larger all around
-        value = 4 * _gray16(image, y + 1, x + 1, inside, stride_c, stride_h, stride_w, low, scale, CHANNELS)
-        for side in tl.static_range(4):
-            ny = y + (0 if side == 0 else 2 if side == 1 else 1)
-            nx = x + (0 if side == 2 else 2 if side == 3 else 1)
-            value -= _gray16(image, ny, nx, inside, stride_c, stride_h, stride_w, low, scale, CHANNELS)
-    else:
-        value = _gray16(image, y, x, inside, stride_c, stride_h, stride_w, low, scale, CHANNELS)
-    if STEPS == 0:
-        level = (value * levels) >> 16
-    else:  # number of thresholds <= value, by bisection of a table padded to 2**STEPS - 1 entries
-        level = tl.zeros_like(value)
-        for step in tl.static_range(STEPS):
-            half = 1 << (STEPS - 1 - step)
-            level += tl.where(tl.load(thresholds + level + half - 1) <= value, half, 0)
-    if MASKED:
-        centre = mask + y * mask_h + x
-        if LAPLACIAN:
-            centre += mask_h + 1
-            valid = tl.load(centre - mask_h, mask=inside, other=0) & tl.load(centre + mask_h, mask=inside, other=0)
-            valid &= tl.load(centre - 1, mask=inside, other=0) & tl.load(centre + 1, mask=inside, other=0)
-            inside = inside & (valid != 0)
-        inside = inside & (tl.load(centre, mask=inside, other=0) != 0)
-    return tl.where(inside, level, -1)
-
-
-@triton.jit
-def count_kernel(
-    image, mask, thresholds, columns, counts,
-    height, width, splits, pixels, groups, levels, low, scale,
-    stride_b, stride_c, stride_h, stride_w, mask_b, mask_h,
-    CHANNELS: tl.constexpr, LAPLACIAN: tl.constexpr, STEPS: tl.constexpr, MASKED: tl.constexpr,
-    WIDE: tl.constexpr, P: tl.constexpr, COLUMNS: tl.constexpr, SIDE: tl.constexpr, SCATTER: tl.constexpr,
-    PER_COLUMN: tl.constexpr,
-):
-    """Counts of ``pixels`` pixels of one image and ``COLUMNS`` columns.
-
-    Grid: (images * splits, blocks of columns). ``columns`` int32 ``[n, 1 + 2 PER_COLUMN]``: group, then
-    ``dy, dx`` of each offset. ``counts`` int64 ``[images, groups, levels, levels]``, zero before.
-    """
-    program = tl.program_id(0)
-    b = (program // splits).to(tl.int64)
-    image += b * stride_b
-    if MASKED:
-        mask += b * mask_b
-    counts += b * groups * levels * levels
-    columns += tl.program_id(1) * COLUMNS * (1 + 2 * PER_COLUMN)
-    entry = columns + tl.arange(0, COLUMNS) * (1 + 2 * PER_COLUMN)
-    cells = tl.load(entry) * (levels * levels)  # [COLUMNS], where each column's matrix begins
-    side = tl.arange(0, SIDE)
-
-    size, row_stride, pixel_stride = height * width, stride_h, stride_w
-    if WIDE:
-        size = tl.cast(height, tl.int64) * width
-        row_stride, pixel_stride = tl.cast(stride_h, tl.int64), tl.cast(stride_w, tl.int64)
-        stride_c = tl.cast(stride_c, tl.int64)
-        mask_h = tl.cast(mask_h, tl.int64)
-    first = (program % splits) * tl.cast(pixels, size.dtype)
-    last = tl.minimum(first + pixels, size)
-    sums = tl.zeros((SIDE, COLUMNS * SIDE), tl.float32)
-    for start in range(first, last, P):
-        p = start + tl.arange(0, P)
-        y = (p // width).to(tl.int32)
-        x = (p % width).to(tl.int32)
-        here = _level(
-            image, mask, thresholds, y, x, p < last, height, width, stride_c, row_stride, pixel_stride, mask_h,
-            low, scale, levels, CHANNELS, LAPLACIAN, STEPS, MASKED,
-        )  # [P]
-        near = tl.zeros((P, COLUMNS, SIDE), tl.float16)
-        for k in tl.static_range(PER_COLUMN):
-            ny = y[:, None] + tl.load(entry + 1 + 2 * k)[None, :]
-            nx = x[:, None] + tl.load(entry + 2 + 2 * k)[None, :]
-            there = _level(
-                image, mask, thresholds, ny, nx, (here >= 0)[:, None], height, width, stride_c, row_stride,
-                pixel_stride, mask_h, low, scale, levels, CHANNELS, LAPLACIAN, STEPS, MASKED,
-            )  # [P, COLUMNS], -1 where either pixel does not count
-            if SCATTER:
-                cell = cells[None, :] + here[:, None] * levels + there
-                tl.atomic_add(counts + cell, tl.full(cell.shape, 1, tl.int64), mask=there >= 0, sem="relaxed")
-            else:
-                near += (there[:, :, None] == side[None, None, :]).to(tl.float16)
-        if not SCATTER:
-            one_hot = (side[:, None] == here[None, :]).to(tl.float16)  # [SIDE, P]
-            sums = tl.dot(one_hot, tl.reshape(near, (P, COLUMNS * SIDE)), sums)
-
-    if not SCATTER:
-        n = tl.arange(0, COLUMNS * SIDE)
-        begin = tl.load(columns + n // SIDE * (1 + 2 * PER_COLUMN)) * (levels * levels)
-        cell = begin[None, :] + side[:, None] * levels + (n % SIDE)[None, :]
-        # a level past the last one counted nothing, so only cells of the matrices are written
-        tl.atomic_add(counts + cell, sums.to(tl.int64), mask=sums > 0.0, sem="relaxed")
-
-
-@triton.jit
-def combine_kernel(
-    counts, pairs, uses, starts, totals, out, height, width, groups, slots, levels,
-    MASKED: tl.constexpr, NORMALIZE: tl.constexpr, CELLS: tl.constexpr,
-):
-    """``out[b, slot] = sum of times * (C or C^T)``, divided by pairs and matrices if ``NORMALIZE``.
-
-    Grid: (images * slots, blocks of cells). ``uses`` int32 ``[n, 5]``: group, transposed, times, and ``dy, dx``
-    of the group; ``starts [slots + 1]`` tells which are a slot's.
-    """
-    b = (tl.program_id(0) // slots).to(tl.int64)
-    slot = tl.program_id(0) % slots
-    cell = tl.program_id(1) * CELLS + tl.arange(0, CELLS)
-    i, j = cell // levels, cell % levels
-    inside = cell < levels * levels
-    mean = tl.zeros((CELLS,), tl.float64)
-    total = tl.zeros((CELLS,), tl.int64)
-    for use in range(tl.load(starts + slot), tl.load(starts + slot + 1)):
-        group = tl.load(uses + 5 * use)
-        times = tl.load(uses + 5 * use + 2).to(tl.int64)
-        at = tl.where(tl.load(uses + 5 * use + 1) != 0, j * levels + i, cell)
-        count = tl.load(counts + (b * groups + group) * levels * levels + at, mask=inside, other=0)
-        if NORMALIZE:
-            if MASKED:
-                n = tl.load(pairs + b * groups + group)
-            else:
-                h = tl.maximum(height - tl.load(uses + 5 * use + 3), 0).to(tl.int64)
-                n = h * tl.maximum(width - tl.load(uses + 5 * use + 4), 0)
-            weight = times.to(tl.float64) / tl.maximum(n * tl.load(totals + slot), 1).to(tl.float64)
-            mean += weight * count.to(tl.float64)
-        else:
-            total += times * count
-    target = out + tl.program_id(0).to(tl.int64) * levels * levels + cell
-    tl.store(target, mean.to(tl.float32) if NORMALIZE else total, mask=inside)
 
 
 class Tables(NamedTuple):
@@ -269,15 +95,22 @@ def _threshold_table(thresholds: tuple[int, ...], device: torch.device) -> tuple
 def _pixels_per_program(size: int, programs_each: int, batch: int, block: int, device: torch.device) -> int:
     """Enough programs to fill the machine, yet enough pixels each to outweigh writing the matrices."""
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
-    splits = max(1, min(size // 2048, 8 * processors // max(batch * programs_each, 1)))
+    splits = max(1, min(size // 2048, 8 * int(processors) // max(batch * programs_each, 1)))
     # a sum is exact below 2**24, and each pixel adds at most PER_COLUMN to it
-    pixels = min(triton.cdiv(size, splits), (1 << 24) // PER_COLUMN - block)
-    return max(triton.cdiv(pixels, block), 1) * block
+    pixels = min(-(-size // splits), (1 << 24) // PER_COLUMN - block)
+    return max(-(-pixels // block), 1) * block
 
 
 def glcm(
-    images: Tensor, mask: Tensor | None, request: Request, levels: int, low: float, high: float, source: str,
-    thresholds: Sequence[int], normalize: bool,
+    images: Tensor,
+    mask: Tensor | None,
+    request: Request,
+    levels: int,
+    low: float,
+    high: float,
+    source: str,
+    thresholds: Sequence[int],
+    normalize: bool,
 ) -> Tensor:
     """See :func:`bdg_fast.kernels.mas_glcm.ops.glcm`, whose arguments these are."""
     batch, channels, height, width = images.shape
@@ -309,21 +142,54 @@ def glcm(
             if h * w:
                 pixels = _pixels_per_program(h * w, column_blocks, count, config.block, device)
                 splits = triton.cdiv(h * w, pixels)
-                count_kernel[(count * splits, column_blocks)](
-                    part, marks, table, tables.columns, counts,
-                    h, w, splits, pixels, tables.groups, levels, lo, scale,
-                    *part.stride(), marks.stride(0), marks.stride(1),
-                    CHANNELS=channels, LAPLACIAN=laplacian, STEPS=steps, MASKED=mask is not None,
-                    WIDE=max(reach, h * w + config.block) >= 2**31, P=config.block,
-                    COLUMNS=config.columns, SIDE=config.side, SCATTER=config.scatter, PER_COLUMN=PER_COLUMN,
-                    num_warps=config.warps, num_stages=1,
+                triton_kernels.count_kernel[(count * splits, column_blocks)](
+                    part,
+                    marks,
+                    table,
+                    tables.columns,
+                    counts,
+                    h,
+                    w,
+                    splits,
+                    pixels,
+                    tables.groups,
+                    levels,
+                    lo,
+                    scale,
+                    *part.stride(),
+                    marks.stride(0),
+                    marks.stride(1),
+                    CHANNELS=channels,
+                    LAPLACIAN=laplacian,
+                    STEPS=steps,
+                    MASKED=mask is not None,
+                    WIDE=max(reach, h * w + config.block) >= 2**31,
+                    P=config.block,
+                    COLUMNS=config.columns,
+                    SIDE=config.side,
+                    SCATTER=config.scatter,
+                    PER_COLUMN=PER_COLUMN,
+                    num_warps=config.warps,
+                    num_stages=1,
                 )
             pairs = counts.sum((2, 3)) if mask is not None else counts
-            combine_kernel[(count * request.slot_count, triton.cdiv(levels * levels, cells))](
-                counts, pairs, tables.uses, tables.starts, tables.totals, out[b : b + step],
-                h, w, tables.groups, request.slot_count, levels,
-                MASKED=mask is not None, NORMALIZE=normalize, CELLS=cells,
+            triton_kernels.combine_kernel[(count * request.slot_count, triton.cdiv(levels * levels, cells))](
+                counts,
+                pairs,
+                tables.uses,
+                tables.starts,
+                tables.totals,
+                out[b : b + step],
+                h,
+                w,
+                tables.groups,
+                request.slot_count,
+                levels,
+                MASKED=mask is not None,
+                NORMALIZE=normalize,
+                CELLS=cells,
                 # one rounding per product, as the other backends have it
-                num_warps=4, enable_fp_fusion=False,
+                num_warps=4,
+                enable_fp_fusion=False,
             )
     return out

@@ -1,0 +1,33 @@
+"""The command ``bdg-fast``: arguments to calls, nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from bdg_fast import __version__
+
+from . import demo, glcm, probe
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 1 some files failed, 2 bad usage, 130 interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="bdg-fast",
+        description="Fingerprints of image degradation from gray-level co-occurrence matrices.",
+        epilog="`bdg-fast COMMAND --help` explains a command, with examples.",
+    )
+    parser.add_argument("--version", action="version", version=f"bdg-fast {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in (glcm, probe, demo):
+        command.add_parser(subparsers)
+    arguments = parser.parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except KeyboardInterrupt:
+        print("bdg-fast: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, RuntimeError, OSError, ImportError) as error:
+        print(f"bdg-fast: {error}", file=sys.stderr)
+        return 2

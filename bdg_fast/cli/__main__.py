@@ -1,0 +1,5 @@
+"""``python -m bdg_fast.cli``."""
+
+from . import main
+
+raise SystemExit(main())

@@ -1,0 +1,71 @@
+"""What the commands share: files that fail are named at the end, outputs appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from torch import Tensor
+from tqdm import tqdm
+
+from bdg_fast.data.images import ImageReadError, read_image
+
+
+class Failures:
+    """Files that could not be read, and the exit code that follows from them."""
+
+    def __init__(self) -> None:
+        """No failure so far."""
+        self.messages: list[str] = []
+
+    def report(self) -> int:
+        """Name them on standard error; 1 if there are any, else 0."""
+        for message in self.messages:
+            print(f"bdg-fast: not read: {message}", file=sys.stderr)
+        return 1 if self.messages else 0
+
+
+def read_all(paths: Iterable[Path], failures: Failures, label: str) -> Iterator[tuple[Path, Tensor]]:
+    """Readable images in turn, with a progress bar if standard error is a terminal."""
+    for path in tqdm(list(paths), desc=label, unit="image", disable=not sys.stderr.isatty()):
+        try:
+            image = read_image(path)
+        except ImageReadError as error:
+            failures.messages.append(str(error))
+            continue
+        yield path, image
+
+
+def writable(path: Path, force: bool) -> Path:
+    """``path``, if nothing is there or ``force`` is given; its folder must exist.
+
+    Raises:
+        FileExistsError, FileNotFoundError: says so before any work is done.
+    """
+    if path.exists() and not force:
+        raise FileExistsError(f"{path} exists; --force replaces it")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"folder {path.parent} of {path.name} does not exist")
+    return path
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Call ``write`` with a temporary file beside ``path`` and move it there when it is complete."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,1 @@
+"""Reading images, bundled photographs, and synthetic degradations."""

@@ -1,0 +1,99 @@
+"""Finding and reading image files."""
+
+from __future__ import annotations
+
+import glob
+import os
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif")
+"""Files that a folder is searched for; a file named explicitly may have any name."""
+
+
+class ImageReadError(Exception):
+    """A file that is not a readable image; the message names it."""
+
+
+def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """The image files that files, folders (searched to any depth) and glob patterns name.
+
+    Returns:
+        Sorted within each argument, each file once.
+
+    Raises:
+        FileNotFoundError: an argument matches no file or folder, or a folder holds no image.
+    """
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        argument = str(path)
+        if path.is_dir():
+            files = sorted(f for f in path.rglob("*") if f.suffix.lower() in EXTENSIONS and f.is_file())
+            if not files:
+                raise FileNotFoundError(f"no image in folder {argument!r}; looked for {', '.join(EXTENSIONS)}")
+        elif path.exists():
+            files = [path]
+        else:
+            files = [f for f in map(Path, sorted(glob.glob(argument, recursive=True))) if f.is_file()]
+            if not files:
+                raise FileNotFoundError(f"no such file, folder or match: {argument!r}")
+        found.update(dict.fromkeys(files))
+    return list(found)
+
+
+def read_image(path: str | os.PathLike[str]) -> Tensor:
+    """Pixels of an image file.
+
+    EXIF orientation is applied, palettes and CMYK become RGB, alpha is dropped; of an animation the first
+    frame is read.
+
+    Returns:
+        ``[C, H, W]``, C = 1 or 3: uint8, or uint16 for 16-bit gray files.
+
+    Raises:
+        ImageReadError: the file is missing, damaged, not an image, or suspiciously large.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                image = ImageOps.exif_transpose(file)
+                if image.mode.startswith("I;16") or image.mode == "I":
+                    pixels = np.array(image)
+                    if pixels.min(initial=0) < 0 or pixels.max(initial=0) > 65535:
+                        raise ImageReadError(f"{os.fspath(path)}: gray values beyond 16 bits are not supported")
+                    pixels = pixels.astype(np.uint16)
+                else:
+                    if image.mode == "P" and "transparency" in image.info:
+                        image = image.convert("RGBA")
+                    gray = image.mode in ("1", "L", "LA", "La", "F")
+                    pixels = np.array(image.convert("L" if gray else "RGB"))
+    except ImageReadError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        Image.DecompressionBombWarning,
+        Image.DecompressionBombError,
+    ) as error:
+        raise ImageReadError(f"{os.fspath(path)}: {error}") from error
+    return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
+
+
+def bundled_photographs() -> list[Path]:
+    """Twelve freely licensed photographs that come with the package (see ``photos/manifest.csv``)."""
+    return sorted(Path(__file__).with_name("photos").glob("*.jpg"))
+
+
+def as_unit_rgb(image: Tensor) -> Tensor:
+    """``[C, H, W]`` uint8 or uint16 to float32 ``[3, H, W]`` in [0, 1]."""
+    full = 255 if image.dtype == torch.uint8 else 65535
+    return (image.to(torch.float32) / full).expand(3, -1, -1)

@@ -1,0 +1,1 @@
+"""How well a representation tells degradations apart, and pictures of it."""

@@ -1,0 +1,1 @@
+"""Benchmarks against peers, the codegen table, and the one-command GPU report."""

@@ -1,0 +1,189 @@
+"""``python -m benchmarks.gpu_report``: GPU tests, then benchmarks with their peers, into one JSON file.
+
+Times are medians of CUDA-event timings (`triton.testing.do_bench`), over input sets that rotate so that no
+case lives in the cache alone. Nothing is fetched; peers that are not installed are named in the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+LEVELS = (8, 16, 32, 64, 128, 256)
+TIMEOUT_TESTS = 240
+
+
+def run_tests(seconds: float) -> dict[str, Any]:
+    """Run the tests marked ``gpu`` in a process of their own."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests"]
+    start = time.monotonic()
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
+        output, code = done.stdout, done.returncode
+    except subprocess.TimeoutExpired as expired:
+        output, code = (expired.stdout or b"").decode(errors="replace"), -1
+    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|errors?)", output)}
+    return {"exit_code": code, **counts, "seconds": round(time.monotonic() - start, 1), "tail": output[-3000:]}
+
+
+def time_ms(function: Callable[[int], object], sets: int = 4, repeat_ms: int = 150) -> dict[str, float]:
+    """Median and spread in milliseconds of ``function(turn)``, which picks one of ``sets`` inputs by ``turn``."""
+    from triton.testing import do_bench
+
+    turn = [0]
+
+    def call() -> None:
+        turn[0] = (turn[0] + 1) % sets
+        function(turn[0])
+
+    low, median, high = do_bench(call, warmup=40, rep=repeat_ms, quantiles=[0.2, 0.5, 0.8])
+    return {"ms": median, "p20": low, "p80": high}
+
+
+def copy_bandwidth() -> float:
+    """Bytes read and written per second by a large device-to-device copy."""
+    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda").random_()
+    target = torch.empty_like(source)
+    return 2 * source.numel() / (time_ms(lambda _: target.copy_(source))["ms"] * 1e-3)
+
+
+def inputs(content: str, batch: int) -> list[torch.Tensor]:
+    """Four sets of gray uint8 images ``[batch, 256, 256]``."""
+    from .conftest import photographs
+
+    generator = torch.Generator().manual_seed(0)
+    if content == "natural":
+        images = torch.from_numpy(photographs(batch + 3))
+        return [images[shift : shift + batch].cuda() for shift in range(4)]
+    if content == "noise":
+        return [
+            torch.randint(0, 256, (batch, 256, 256), generator=generator, dtype=torch.uint8).cuda() for _ in range(4)
+        ]
+    return [torch.full((batch, 256, 256), 40 * shift, dtype=torch.uint8, device="cuda") for shift in range(4)]
+
+
+def glcm_cases(deadline: float) -> tuple[list[dict[str, Any]], list[str]]:
+    """Time mas_glcm and the batched torch formulations; returns the rows and what there was no time for."""
+    from bdg_fast import mas_glcm
+
+    from . import peers
+
+    distinct = len(set(peers.OFFSETS))
+    plan = [("natural", batch, levels) for levels in (32, 64, 8, 16, 128, 256) for batch in (64, 1)]
+    plan += [(content, 64, levels) for content in ("flat", "noise") for levels in (32, 256)]
+    rows, left_out = [], []
+    for content, batch, levels in plan:
+        name = f"{content}, {batch} x 256 x 256, {levels} levels"
+        if time.monotonic() > deadline:
+            left_out.append(name)
+            continue
+        sets = inputs(content, batch)
+        expected = mas_glcm(sets[0][:, None].cpu(), levels=levels, impl="reference")
+        if not torch.equal(mas_glcm(sets[0][:, None], levels=levels, impl="triton").cpu(), expected):
+            torch.testing.assert_close(mas_glcm(sets[0][:, None], levels=levels).cpu(), expected, rtol=3e-7, atol=0)
+        gray = [images[:, None] for images in sets]
+        rgb = [images.float().div(255).expand(-1, 3, -1, -1).contiguous() for images in gray]
+        row: dict[str, Any] = {"case": name, "updates": batch * 256 * 256 * distinct}
+        row["triton"] = time_ms(lambda turn, x=gray, n=levels: mas_glcm(x[turn], levels=n, impl="triton"))
+        row["triton rgb float32"] = time_ms(
+            lambda turn, x=rgb, n=levels: mas_glcm(x[turn], levels=n, impl="triton", check_finite=False)
+        )
+        row["torch bincount"] = time_ms(lambda turn, x=sets, n=levels: peers.torch_bincount(x[turn], n), repeat_ms=60)
+        row["torch scatter"] = time_ms(lambda turn, x=sets, n=levels: peers.torch_scatter(x[turn], n), repeat_ms=60)
+        best = min(row["torch bincount"]["ms"], row["torch scatter"]["ms"])
+        row["updates_per_second"] = row["updates"] / (row["triton"]["ms"] * 1e-3)
+        row["times_faster_than_best_torch"] = best / row["triton"]["ms"]
+        rows.append(row)
+    return rows, left_out
+
+
+def _commit() -> str:
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def _driver() -> str:
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True
+        )
+        return done.stdout.strip()
+    except FileNotFoundError:
+        return "unknown"
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".json", delete=False, encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+        file.write("\n")
+    os.replace(file.name, path)
+    path.chmod(0o644)
+
+
+def main() -> int:
+    """Run everything; exit code 0, 1 if a test failed, 2 without a GPU."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_report", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results"))
+    parser.add_argument("--seconds", type=float, default=420, help="stop timing after this long (default 420)")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("gpu-report: no CUDA or ROCm device; the CPU benchmarks are `make bench`", file=sys.stderr)
+        return 2
+    from .peers import available
+
+    start = time.monotonic()
+    device = torch.cuda.get_device_name()
+    commit = _commit()
+    path = arguments.out / f"glcm-{re.sub(r'[^A-Za-z0-9]+', '-', device)}-{commit[:10]}.json"
+    versions = {"python": platform.python_version(), **available("torch", "triton", "numba", "numpy", "scikit-image")}
+    report: dict[str, Any] = {
+        "device": device,
+        "driver": _driver(),
+        "commit": commit,
+        "versions": versions,
+        "absent": [name for name, version in versions.items() if version is None],
+    }
+    report["tests"] = run_tests(min(TIMEOUT_TESTS, arguments.seconds))
+    write_json(path, report)  # whatever happens next, the tests' outcome is kept
+    report["copy_bytes_per_second"] = copy_bandwidth()
+    report["glcm"], report["left_out"] = glcm_cases(start + arguments.seconds)
+    report["seconds"] = round(time.monotonic() - start, 1)
+    write_json(path, report)
+
+    tests = report["tests"]
+    if tests["exit_code"]:
+        print(tests["tail"])
+    print(f"{device}, torch {versions['torch']}, triton {versions['triton']}, commit {commit[:10]}")
+    print(
+        f"tests: {tests.get('passed', 0)} passed, {tests.get('failed', 0)} failed; "
+        f"copy {report['copy_bytes_per_second'] / 1e12:.2f} TB/s\n"
+    )
+    print(f"{'case':38} {'ms':>9} {'G updates/s':>12} {'x best torch':>13} {'rgb ms':>9}")
+    for row in report["glcm"]:
+        print(
+            f"{row['case']:38} {row['triton']['ms']:9.3f} {row['updates_per_second'] / 1e9:12.1f} "
+            f"{row['times_faster_than_best_torch']:13.1f} {row['triton rgb float32']['ms']:9.3f}"
+        )
+    if report["left_out"]:
+        print(f"no time for: {', '.join(report['left_out'])}")
+    print(f"\n{path}, {report['seconds']} s")
+    return 1 if tests["exit_code"] else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,127 @@
+"""The command line as a user meets it: outputs, exit codes, and what is said about files that fail."""
+
+import csv
+import json
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from bdg_fast import graycoprops, mas_glcm
+from bdg_fast.cli import main
+from bdg_fast.data.images import bundled_photographs, read_image
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two photographs, a crop of another size, and a file that is no image."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in bundled_photographs()[:2]:
+        Image.open(path).save(images / f"{path.stem}.png")
+    Image.open(bundled_photographs()[2]).crop((3, 5, 80, 70)).save(images / "crop.png")
+    (images / "broken.png").write_bytes(b"not a picture")
+    return images
+
+
+def test_safetensors_holds_matrices_names_and_settings(folder, tmp_path, capsys):
+    output = tmp_path / "out.safetensors"
+    assert main(["glcm", str(folder), "--output", str(output), "--levels", "16", "--scales", "1", "3"]) == 1
+    captured = capsys.readouterr()
+    assert "broken.png" in captured.err
+    with safe_open(output, "pt") as file:
+        names = json.loads(file.metadata()["names"])
+        settings = json.loads(file.metadata()["settings"])
+        matrices = file.get_tensor("matrices")
+    assert [name.rpartition("/")[2] for name in names] == sorted(
+        p.name for p in folder.iterdir() if p.name != "broken.png"
+    )
+    assert settings["levels"] == 16
+    for name, matrix in zip(names, matrices, strict=True):
+        assert torch.equal(matrix, mas_glcm(read_image(name)[None], levels=16, scales=(1, 3))[0])
+
+
+def test_csv_holds_features(folder, tmp_path):
+    output = tmp_path / "features.csv"
+    assert main(["glcm", str(folder / "crop.png"), "--output", str(output), "--source", "laplacian"]) == 0
+    (row,) = csv.DictReader(output.open())
+    assert (row["height"], row["width"]) == ("65", "77")
+    matrix = mas_glcm(read_image(folder / "crop.png")[None], source="laplacian", quantizer="companded")
+    assert float(row["contrast"]) == pytest.approx(graycoprops(matrix.double()).item(), rel=1e-8)
+
+
+def test_prints_a_table_without_output(folder, capsys):
+    assert main(["glcm", str(folder / "crop.png")]) == 0
+    printed = capsys.readouterr().out
+    assert "homogeneity" in printed
+    assert "crop.png" in printed
+
+
+def test_plot_draws_a_picture(folder, tmp_path):
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "plot.png"
+    assert main(["glcm", str(folder / "crop.png"), "--plot", str(picture)]) == 0
+    assert Image.open(picture).width > 1000
+
+
+def test_all_files_bad_writes_nothing(folder, tmp_path, capsys):
+    output = tmp_path / "out.csv"
+    assert main(["glcm", str(folder / "broken.png"), "--output", str(output)]) == 1
+    assert not output.exists()
+    assert "broken.png" in capsys.readouterr().err
+
+
+def test_refuses_to_overwrite_unless_forced(folder, tmp_path, capsys):
+    output = tmp_path / "out.csv"
+    output.write_text("precious")
+    arguments = ["glcm", str(folder / "crop.png"), "--output", str(output)]
+    assert main(arguments) == 2
+    assert output.read_text() == "precious"
+    assert "--force" in capsys.readouterr().err
+    assert main([*arguments, "--force"]) == 0
+    assert output.read_text() != "precious"
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(folder, tmp_path, monkeypatch):
+    output = tmp_path / "out.safetensors"
+    output.write_bytes(b"precious")
+
+    def full_disk(*_args, **_kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full_disk)
+    assert main(["glcm", str(folder / "crop.png"), "--output", str(output), "--force"]) == 2
+    assert output.read_bytes() == b"precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", "x.npy"], r"--output must end in .safetensors or .csv"),
+        (["--levels", "1"], r"levels must be an integer in 2..256, got 1"),
+        (["--scales", "0"], r"scales must be integers >= 1"),
+        (["--impl", "magic"], r"impl must be one of"),
+        (["--quantizer", "companded"], r"quantizer='companded' is for source='laplacian'"),
+        (["--output", "nowhere/x.csv"], r"folder nowhere of x.csv does not exist"),
+    ],
+    ids=["suffix", "levels", "scales", "impl", "quantizer", "folder"],
+)
+def test_bad_usage_is_explained(folder, capsys, arguments, message):
+    assert main(["glcm", str(folder / "crop.png"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_missing_path_is_named(capsys):
+    assert main(["glcm", "no-such-place/*.png"]) == 2
+    assert "no-such-place" in capsys.readouterr().err
+
+
+def test_demo(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    assert main(["demo", "--output", str(tmp_path / "demo")]) == 0
+    printed = capsys.readouterr().out
+    for name in ("clean", "noise", "low light", "fingerprints.png"):
+        assert name in printed
+    assert (tmp_path / "demo" / "fingerprints.png").stat().st_size > 50_000

@@ -1,0 +1,155 @@
+"""The registered op: schema, compile, autocast, inference mode, gradients, threads and forked workers."""
+
+import multiprocessing
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+from bdg_fast import MASGLCM, glcm, mas_glcm
+from bdg_fast.kernels.mas_glcm.spec import encode
+
+REQUEST = encode([(0, 1), (1, -1), (-2, 0), (0, 1)], [0, 0, 1, 1])
+
+
+def arguments(images, mask=None, normalize=True, impl="auto"):
+    return (images, mask, REQUEST, 2, 8, 0.0, 1.0, "gray", [], normalize, True, impl)
+
+
+@pytest.mark.parametrize("impl", ["reference", "cpu", "auto"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_opcheck(impl, normalize):
+    op = torch.ops.bdg_fast.glcm.default
+    images = torch.rand(2, 3, 9, 8)
+    torch.library.opcheck(op, arguments(images, normalize=normalize, impl=impl))
+    torch.library.opcheck(op, arguments(images, images[:, 0] > 0.3, normalize, impl))
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiles_as_one_graph_for_any_size(backend):
+    @torch.compile(fullgraph=True, dynamic=True, backend=backend)
+    def compiled(images, mask):
+        return mas_glcm(images * 0.5, levels=16, mask=mask, symmetric=True) + 1
+
+    for shape in ((2, 3, 20, 24), (1, 3, 33, 17), (3, 3, 8, 41)):
+        images = torch.rand(shape)
+        mask = images[:, 0] > 0.2
+        expected = mas_glcm(images * 0.5, levels=16, mask=mask, symmetric=True) + 1
+        assert torch.equal(compiled(images, mask), expected)
+
+
+def test_compiles_with_the_options_of_the_residual_and_without_reduction():
+    compiled = torch.compile(
+        lambda images: mas_glcm(images, 4, (1, 3), source="laplacian", quantizer="companded", reduction="none"),
+        fullgraph=True,
+        dynamic=True,
+        backend="aot_eager",
+    )
+    images = torch.rand(2, 1, 21, 22)
+    expected = mas_glcm(images, 4, (1, 3), source="laplacian", quantizer="companded", reduction="none")
+    assert torch.equal(compiled(images), expected)
+
+
+def test_module_compiles_and_equals_the_function(photographs):
+    module = MASGLCM(angles=4, scales=(1, 2), levels=16)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    expected = mas_glcm(photographs, 4, (1, 2), 16)
+    assert torch.equal(module(photographs), expected)
+    assert torch.equal(compiled(photographs), expected)
+    assert "levels=16" in repr(module)
+    assert module.state_dict() == {}
+
+
+def test_error_in_compiled_code_is_the_same():
+    compiled = torch.compile(mas_glcm, fullgraph=True, backend="aot_eager")
+    with pytest.raises(ValueError, match=r"images must be finite, got NaN or infinity in images\[1\]"):
+        compiled(torch.stack([torch.zeros(1, 4, 4), torch.full((1, 4, 4), torch.inf)]))
+
+
+def test_autocast_and_inference_mode_change_nothing(photographs):
+    images = photographs.float() / 255
+    expected = mas_glcm(images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(mas_glcm(images), expected)
+    with torch.inference_mode():
+        assert torch.equal(mas_glcm(images.clone()), expected)
+
+
+def test_gradient_is_refused_not_zero():
+    images = torch.rand(1, 1, 8, 8, requires_grad=True)
+    matrix = mas_glcm(images)
+    with pytest.raises(RuntimeError, match=r"no gradient; pass images\.detach\(\)"):
+        matrix.sum().backward()
+
+
+def test_vmap_is_not_silently_wrong(photographs):
+    try:
+        mapped = torch.func.vmap(lambda image: mas_glcm(image[None])[0])(photographs)
+    except RuntimeError:
+        return  # refused
+    assert torch.equal(mapped, mas_glcm(photographs))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_do_not_change_counts(photographs, threads):
+    expected = glcm(photographs, [(0, 1), (3, -2)], normalize=False, impl="reference")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for batch in (photographs[:1], photographs.repeat(5, 1, 1, 1)):
+            assert torch.equal(glcm(batch, [(0, 1), (3, -2)], normalize=False, impl="cpu")[:1], expected[:1])
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_many_threads_may_call_at_once(photographs):
+    expected = mas_glcm(photographs)
+    results = [None] * 6
+
+    def call(index):
+        results[index] = mas_glcm(photographs)
+
+    callers = [threading.Thread(target=call, args=(index,)) for index in range(6)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert all(torch.equal(result, expected) for result in results)
+
+
+def _in_child(queue, images):
+    queue.put(mas_glcm(torch.from_numpy(images)).numpy())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_works_in_a_forked_worker(photographs):
+    expected = mas_glcm(photographs)  # the parent has made its threads
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    child = context.Process(target=_in_child, args=(queue, photographs.numpy()))
+    child.start()
+    result = queue.get()
+    child.join()
+    assert child.exitcode == 0
+    assert torch.equal(torch.from_numpy(result), expected)
+
+
+def test_large_counts_do_not_overflow():
+    code = """
+import torch
+from bdg_fast import glcm
+image = torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(1, 1, 47000, 46000)  # no memory: all strides are 0
+counts = glcm(image, [(0, 0), (0, 1)], levels=2, normalize=False, impl="cpu")
+assert counts[0, 0, 0, 0] == 47000 * 46000 > 2**31, counts
+assert counts[0, 1, 0, 0] == 47000 * 45999, counts
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_batch_larger_than_the_threads_equals_single_images(photographs):
+    batch = photographs.repeat(4, 1, 1, 1)[:11]
+    single = torch.cat([mas_glcm(image[None]) for image in batch])
+    assert torch.equal(mas_glcm(batch), single)
