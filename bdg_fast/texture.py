@@ -73,7 +73,7 @@ def _correlation(p: Tensor) -> Tensor:
 
 
 def _entropy(p: Tensor) -> Tensor:
-    return -_sum(torch.where(p > 0, p * torch.where(p > 0, p, 1.0).log(), 0.0))
+    return 0.0 - _sum(torch.where(p > 0, p * torch.where(p > 0, p, 1.0).log(), 0.0))  # 0 -, so that none is -0
 
 
 def _mean(p: Tensor) -> Tensor:
@@ -109,7 +109,8 @@ def graycoprops(matrix: Tensor, prop: str = "contrast") -> Tensor:
 
     Args:
         matrix: ``[..., L, L]``, counts or frequencies >= 0; normalized to sum 1 first. Integers are computed
-            in float64 (float32 on MPS), floating types in their own precision.
+            in float64 (float32 on MPS), float16 and bfloat16 in float32 and rounded once, float32 and
+            float64 in their own precision.
         prop: one of :data:`PROPS`; the module's docstring gives the formulas.
 
     Returns:
@@ -148,6 +149,9 @@ def _features(matrix: Tensor, props: Sequence[str]) -> list[Tensor]:
         raise ValueError(f"matrix must have shape [..., L, L] with L >= 1, got {list(matrix.shape)}")
     if not matrix.is_floating_point():
         matrix = matrix.to(torch.float32 if matrix.device.type == "mps" else torch.float64)
+    dtype = matrix.dtype
+    if dtype in (torch.float16, torch.bfloat16):  # float16 overflows at 65,504 pairs
+        matrix = matrix.to(torch.float32)
     total = _sum(matrix)[..., None, None]
     p = matrix / torch.where(total == 0, 1.0, total)
-    return [_FEATURES[prop](p) for prop in props]
+    return [_FEATURES[prop](p).to(dtype) for prop in props]

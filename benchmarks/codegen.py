@@ -80,6 +80,7 @@ def compile_count(target: GPUTarget, variant: Variant, **overrides: Any) -> tupl
         "SIDE": config.side,
         "SCATTER": config.scatter,
         "PER_COLUMN": kernels.PER_COLUMN,
+        "THROUGH_SHARED": kernels.THROUGH_SHARED,
         "stride_w": 1,
     }
     pointers = {"image": variant.dtype, "mask": "u8", "thresholds": "i32", "columns": "i32", "counts": "i64"}

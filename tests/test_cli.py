@@ -27,7 +27,7 @@ def folder(tmp_path):
 
 def test_safetensors_holds_matrices_names_and_settings(folder, tmp_path, capsys):
     output = tmp_path / "out.safetensors"
-    assert main(["glcm", str(folder), "--output", str(output), "--levels", "16", "--scales", "1", "3"]) == 1
+    assert main(["glcm", str(folder), "--output", str(output), "--levels", "16", "--scales", "1,3"]) == 1
     captured = capsys.readouterr()
     assert "broken.png" in captured.err
     with safe_open(output, "pt") as file:
@@ -101,12 +101,13 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(folder, tmp_path, monke
     [
         (["--output", "x.npy"], r"--output must end in .safetensors or .csv"),
         (["--levels", "1"], r"levels must be an integer in 2..256, got 1"),
+        (["--scales", "1,x"], "--scales must be integers separated by commas, got '1,x'"),
         (["--scales", "0"], r"scales must be integers >= 1"),
         (["--impl", "magic"], r"impl must be one of"),
         (["--quantizer", "companded"], r"quantizer='companded' is for source='laplacian'"),
         (["--output", "nowhere/x.csv"], r"folder nowhere of x.csv does not exist"),
     ],
-    ids=["suffix", "levels", "scales", "impl", "quantizer", "folder"],
+    ids=["suffix", "levels", "list", "scales", "impl", "quantizer", "folder"],
 )
 def test_bad_usage_is_explained(folder, capsys, arguments, message):
     assert main(["glcm", str(folder / "crop.png"), *arguments]) == 2

@@ -1,9 +1,11 @@
 """Finding and reading image files."""
 
+import struct
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from bdg_fast.data.images import ImageReadError, as_unit_rgb, bundled_photographs, list_images, read_image
 
@@ -44,11 +46,54 @@ def test_reads_gray_16_bit_palette_and_alpha(tmp_path):
     assert read_image(tmp_path / "palette.png").shape == (3, 3, 4)
 
 
-def test_applies_exif_orientation(tmp_path):
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_applies_exif_orientation(tmp_path, suffix, orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees
-    Image.fromarray(GRAY).save(tmp_path / "turned.png", exif=exif)
-    assert torch.equal(read_image(tmp_path / "turned.png")[0], torch.from_numpy(np.rot90(GRAY, 3).copy()))
+    exif[0x0112] = orientation
+    path = tmp_path / f"turned.{suffix}"
+    Image.fromarray(GRAY).save(path, exif=exif)
+    with Image.open(path) as file:
+        expected = np.array(ImageOps.exif_transpose(file))
+    assert orientation == 1 or not np.array_equal(expected, GRAY)
+    assert np.array_equal(read_image(path)[0].numpy(), expected)
+
+
+def test_ill_typed_exif_does_not_cost_the_photograph(tmp_path):
+    exif = Image.Exif()
+    exif[0x010E] = "hello"
+    exif[0x0112] = 6
+    path = tmp_path / "turned.jpg"
+    Image.fromarray(GRAY).save(path, exif=exif)
+    upright = read_image(path)
+    assert upright.shape == (1, 4, 3)
+    # the text now claims to be an image width, which must be a number
+    path.write_bytes(path.read_bytes().replace(b"\x01\x0e\x00\x02", b"\x01\x00\x00\x02", 1))
+    assert torch.equal(read_image(path), upright)
+
+
+def test_any_failure_of_a_decoder_is_one_exception_type(tmp_path, monkeypatch):
+    def decode(*_args):
+        raise struct.error("required argument is not an integer")
+
+    Image.fromarray(GRAY).save(tmp_path / "bad.png")
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load_prepare", decode)
+    with pytest.raises(ImageReadError, match=r"bad\.png: required argument"):
+        read_image(tmp_path / "bad.png")
+
+
+def test_decompression_bombs_are_refused(tmp_path, monkeypatch):
+    Image.fromarray(GRAY).save(tmp_path / "bomb.png")
+    for limit in (4, 10):  # beyond twice the limit Pillow raises, below that it warns
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(ImageReadError, match=r"bomb\.png: .*decompression bomb"):
+            read_image(tmp_path / "bomb.png")
+
+
+def test_float_pixels_are_refused_not_clipped(tmp_path):
+    Image.fromarray(GRAY.astype(np.float32) / 255).save(tmp_path / "float.tif")
+    with pytest.raises(ImageReadError, match=r"float\.tif: floating-point pixels"):
+        read_image(tmp_path / "float.tif")
 
 
 @pytest.mark.parametrize("damage", ["text", "truncated", "empty", "missing"])
@@ -67,7 +112,7 @@ def test_unreadable_files_are_named(tmp_path, damage):
 
 def test_bundled_photographs_are_colour_and_in_range():
     paths = bundled_photographs()
-    assert len(paths) == 12
+    assert len(paths) == 11
     for path in paths:
         image = as_unit_rgb(read_image(path))
         assert image.shape[0] == 3

@@ -41,6 +41,14 @@ def test_float32_is_close_to_float64(photographs):
     torch.testing.assert_close(low.double(), high, rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_rounds_the_float32_result(photographs, dtype):
+    counts = glcm(photographs, OFFSETS, levels=8, normalize=False).clamp(max=60000).to(dtype)
+    features = texture_features(counts)
+    assert features.isfinite().all()
+    assert torch.equal(features, texture_features(counts.float()).to(dtype))
+
+
 def test_batch_shape_and_order(photographs):
     matrix = mas_glcm(photographs, reduction="none")
     features = texture_features(matrix, ["entropy", "contrast"])

@@ -50,12 +50,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--levels", type=int, default=32, help="gray levels, 2..256 (default 32)")
     parser.add_argument("--angles", type=int, default=9, help="number of angles in [0, pi) (default 9)")
     parser.add_argument(
-        "--scales",
-        type=int,
-        nargs="+",
-        default=[1, 2, 3, 4, 5, 6],
-        metavar="PIXELS",
-        help="distances (default 1 2 3 4 5 6)",
+        "--scales", default="1,2,3,4,5,6", metavar="LIST", help="distances in pixels (default 1,2,3,4,5,6)"
     )
     parser.add_argument(
         "--source", choices=("gray", "laplacian"), default="gray", help="gray levels, or the high-pass residual"
@@ -89,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = {
         "levels": arguments.levels,
         "angles": arguments.angles,
-        "scales": tuple(arguments.scales),
+        "scales": _integers(arguments.scales),
         "source": arguments.source,
         "quantizer": arguments.quantizer or ("companded" if arguments.source == "laplacian" else "uniform"),
         "symmetric": arguments.symmetric,
@@ -133,6 +128,13 @@ def run(arguments: argparse.Namespace) -> int:
     return failures.report()
 
 
+def _integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--scales must be integers separated by commas, got {text!r}") from None
+
+
 def _features(done: list[tuple[Path, list[int], Tensor]]) -> list[list[float]]:
     rows: list[list[float]] = texture_features(torch.stack([matrix for _, _, matrix in done]).double()).tolist()
     return rows
@@ -145,7 +147,8 @@ def _write(file: Path, done: list[tuple[Path, list[int], Tensor]], settings: dic
         writer.writerow(["name", "height", "width", *PROPS])
         for (path, shape, _), features in zip(done, _features(done), strict=True):
             writer.writerow([str(path), *shape[1:], *(f"{value:.9g}" for value in features)])
-        file.write_text(text.getvalue(), encoding="utf-8")
+        # surrogateescape: the bytes of a file name that is not UTF-8 come out as they are
+        file.write_text(text.getvalue(), encoding="utf-8", errors="surrogateescape")
         return
     from safetensors.torch import save_file
 

@@ -10,11 +10,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif")
 """Files that a folder is searched for; a file named explicitly may have any name."""
+
+ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image upright, by its EXIF orientation."""
 
 
 class ImageReadError(Exception):
@@ -57,39 +69,38 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
         ``[C, H, W]``, C = 1 or 3: uint8, or uint16 for 16-bit gray files.
 
     Raises:
-        ImageReadError: the file is missing, damaged, not an image, or suspiciously large.
+        ImageReadError: the file is missing, damaged, not an image, of floating-point or 32-bit pixels, or
+            suspiciously large.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as file:
-                image = ImageOps.exif_transpose(file)
+                file.load()
+                # not ImageOps.exif_transpose: it writes EXIF anew and so fails on any ill-typed entry
+                turn = UPRIGHT.get(file.getexif().get(ORIENTATION))
+                image = file if turn is None else file.transpose(turn)
                 if image.mode.startswith("I;16") or image.mode == "I":
                     pixels = np.array(image)
                     if pixels.min(initial=0) < 0 or pixels.max(initial=0) > 65535:
                         raise ImageReadError(f"{os.fspath(path)}: gray values beyond 16 bits are not supported")
                     pixels = pixels.astype(np.uint16)
+                elif image.mode == "F":  # floating pixels have no defined white
+                    raise ImageReadError(f"{os.fspath(path)}: floating-point pixels are not supported")
                 else:
                     if image.mode == "P" and "transparency" in image.info:
                         image = image.convert("RGBA")
-                    gray = image.mode in ("1", "L", "LA", "La", "F")
+                    gray = image.mode in ("1", "L", "LA", "La")
                     pixels = np.array(image.convert("L" if gray else "RGB"))
     except ImageReadError:
         raise
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        Image.DecompressionBombWarning,
-        Image.DecompressionBombError,
-    ) as error:
+    except Exception as error:  # Pillow's decoders raise many types on damaged files, struct.error among them
         raise ImageReadError(f"{os.fspath(path)}: {error}") from error
     return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
 
 
 def bundled_photographs() -> list[Path]:
-    """Twelve freely licensed photographs that come with the package (see ``photos/manifest.csv``)."""
+    """Eleven photographs, public domain or CC0, that come with the package (see ``photos/manifest.csv``)."""
     return sorted(Path(__file__).with_name("photos").glob("*.jpg"))
 
 

@@ -76,7 +76,7 @@ def plot_fingerprints(image: Tensor, path: str | Path, levels: int = 32) -> None
 
 def _draw(figure: Figure, versions: dict[str, Tensor], gray: Tensor, residual: Tensor) -> None:
     grid = figure.subplots(4, len(versions), gridspec_kw={"height_ratios": [1, 1, 1, 0.5]})
-    rows = ("photograph", "gray levels", "residual")
+    rows = ("photograph", "gray levels\n(frequency$^{1/4}$)", "residual\n(frequency$^{1/4}$)")
     for column, (name, version) in enumerate(versions.items()):
         grid[0, column].set_title(name, fontsize=12)
         grid[0, column].imshow(version.permute(1, 2, 0).numpy())
@@ -103,8 +103,8 @@ def _draw_features(axes: list, residual: Tensor) -> None:  # type: ignore[type-a
         axis.set_xticks([])
         axis.axvline(0, color="black", linewidth=0.6)
         for number, value in enumerate(values[column].tolist()):
-            axis.text(1.48, number, f"{value:.2f}", va="center", ha="right", fontsize=8)
-        for side in ("top", "right", "bottom"):
+            axis.text(1.48, number, f"{value:.2f}".replace("-0.00", "0.00"), va="center", ha="right", fontsize=8)
+        for side in ("top", "right", "bottom", "left"):
             axis.spines[side].set_visible(False)
 
 

@@ -67,16 +67,16 @@ class Fingerprint:
     """Gray and residual MAS-GLCM, each raised to a power, L2-normalized and weighed, joined to one vector.
 
     The defaults are what ``bdg-fast probe --tune`` chose on training photographs (docs/probe.md): the gray
-    matrix with the published angles and scales, the residual's between direct neighbours, across and down.
+    matrix with the published angles and scales, the residual's at distance 2, across and down.
     """
 
     levels: int = 32
     power: float = 0.25
     gray_angles: int = 9
     gray_scales: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
-    gray_weight: float = 0.3
+    gray_weight: float = 0.15
     residual_angles: int = 2
-    residual_scales: tuple[int, ...] = (1,)
+    residual_scales: tuple[int, ...] = (2,)
     residual_weight: float = 1.0
     order: float = 2.0
     """Of the Minkowski distance to compare by: 2 Euclidean, 1 city block."""

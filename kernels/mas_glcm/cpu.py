@@ -205,7 +205,7 @@ def _count_in_parts(
         slot = b if normalize else 0
         cpu_kernels.combine(parts, quantizer.levels, uses, pairs, normalize, mean[slot], total[b - slot])
         parts[:] = 0
-    return np.logical_and.reduce(finite, axis=1)
+    return np.asarray(finite.all(axis=1))
 
 
 def _any_strides(images: Tensor) -> np.ndarray:

@@ -12,7 +12,6 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 
 MAX_LEVELS = 256
@@ -55,13 +54,11 @@ def residual_thresholds(levels: int, quantizer: str) -> tuple[int, ...]:
         span = 2 * RESIDUAL_MAX + 1
         return tuple(-(-level * span // levels) - RESIDUAL_MAX for level in range(1, levels))
     half = levels // 2
-    gain = Fraction(5 * half, 4)
 
     def largest_below(step: int, inclusive: bool) -> int:
-        """Largest ``|r|`` with ``gain sqrt(|r| / 65535) < step - 1/2`` (``<=`` if inclusive)."""
-        bound = FULL_SCALE * (step - Fraction(1, 2)) ** 2 / gain**2
-        whole = math.floor(bound)
-        return whole if inclusive or whole != bound else whole - 1
+        """Largest ``|r|`` with ``1.25 half sqrt(|r| / 65535) < step - 1/2`` (``<=`` if inclusive)."""
+        whole, rest = divmod(4 * FULL_SCALE * (2 * step - 1) ** 2, 25 * half**2)
+        return whole if inclusive or rest else whole - 1
 
     def threshold(level: int) -> int:
         step = level - half

@@ -18,6 +18,9 @@ PER_COLUMN = 2
 """Offsets of a column: those of a mirrored pair, which have the same number of pairs."""
 NOWHERE = 1 << 29
 """Row displacement of an absent offset: outside every image."""
+THROUGH_SHARED = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
+"""Older compilers repeat a cheap quantization in every lane, six times the instructions, unless it passes through
+shared memory (benchmarks/notes.md)."""
 COUNT_BYTES = 1 << 28
 """Counts held at a time; larger batches run in pieces."""
 
@@ -169,6 +172,7 @@ def glcm(
                     SIDE=config.side,
                     SCATTER=config.scatter,
                     PER_COLUMN=PER_COLUMN,
+                    THROUGH_SHARED=THROUGH_SHARED,
                     num_warps=config.warps,
                     num_stages=1,
                 )

@@ -125,6 +125,7 @@ def count_kernel(
     SIDE: tl.constexpr,
     SCATTER: tl.constexpr,
     PER_COLUMN: tl.constexpr,
+    THROUGH_SHARED: tl.constexpr,
 ):
     """Counts of ``pixels`` pixels of one image and ``COLUMNS`` columns.
 
@@ -205,6 +206,8 @@ def count_kernel(
                 cell = cells[None, :] + here[:, None] * levels + there
                 tl.atomic_add(counts + cell, tl.full(cell.shape, 1, tl.int64), mask=there >= 0, sem="relaxed")
             else:
+                if THROUGH_SHARED:  # moves nothing, but keeps the compiler from quantizing once a lane
+                    there = tl.gather(there, tl.broadcast_to(tl.arange(0, P)[:, None], (P, COLUMNS)), 0)
                 near += (there[:, :, None] == side[None, None, :]).to(tl.float16)
         if not SCATTER:
             one_hot = (side[:, None] == here[None, :]).to(tl.float16)  # [SIDE, P]
