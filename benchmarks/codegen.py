@@ -116,7 +116,9 @@ def compile_combine(target: GPUTarget, masked: bool, normalize: bool) -> Any:
 
 def _compile(kernel: Any, signature: dict[str, str], constants: dict[str, Any], target: GPUTarget, warps: int) -> Any:
     places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
-    source = ASTSource(kernel, signature=signature, constexprs=places)
+    # as launched: arrays begin on 16-byte boundaries
+    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if signature[name][0] == "*"}
+    source = ASTSource(kernel, signature=signature, constexprs=places, attrs=aligned)
     options = {"num_warps": warps, "num_stages": 1, "enable_fp_fusion": False}
     return triton.compile(source, target=target, options=options)
 

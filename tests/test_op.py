@@ -84,6 +84,7 @@ def test_gradient_is_refused_not_zero():
         matrix.sum().backward()
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 def test_vmap_is_not_silently_wrong(photographs):
     try:
         mapped = torch.func.vmap(lambda image: mas_glcm(image[None])[0])(photographs)

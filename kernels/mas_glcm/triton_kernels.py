@@ -94,7 +94,13 @@ def _level(
     return tl.where(inside, level, -1)
 
 
-@triton.jit
+# one compilation for all image sizes; only a unit pixel stride is worth its own
+@triton.jit(
+    do_not_specialize=[
+        "height", "width", "splits", "pixels", "groups", "levels", "low", "scale",
+        "stride_b", "stride_c", "stride_h", "mask_b", "mask_h",
+    ]
+)  # fmt: skip
 def count_kernel(
     image,
     mask,
@@ -143,13 +149,12 @@ def count_kernel(
     cells = tl.load(entry) * (levels * levels)  # [COLUMNS], where each column's matrix begins
     side = tl.arange(0, SIDE)
 
-    size, row_stride, pixel_stride = height * width, stride_h, stride_w
-    if WIDE:
-        size = tl.cast(height, tl.int64) * width
-        row_stride, pixel_stride = tl.cast(stride_h, tl.int64), tl.cast(stride_w, tl.int64)
-        stride_c = tl.cast(stride_c, tl.int64)
-        mask_h = tl.cast(mask_h, tl.int64)
-    first = (program % splits) * tl.cast(pixels, size.dtype)
+    # 32-bit arithmetic is cheaper, and enough below 2**31 elements
+    index = tl.int64 if WIDE else tl.int32
+    size = tl.cast(height, index) * width
+    row_stride, pixel_stride, stride_c = tl.cast(stride_h, index), tl.cast(stride_w, index), tl.cast(stride_c, index)
+    mask_h = tl.cast(mask_h, index)
+    first = (program % splits) * tl.cast(pixels, index)
     last = tl.minimum(first + pixels, size)
     sums = tl.zeros((SIDE, COLUMNS * SIDE), tl.float32)
     for start in range(first, last, P):
@@ -221,7 +226,7 @@ def count_kernel(
         tl.atomic_add(counts + cell, sums.to(tl.int64), mask=sums > 0.0, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width", "groups", "slots", "levels"])
 def combine_kernel(
     counts,
     pairs,
