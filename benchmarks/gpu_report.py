@@ -24,11 +24,12 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (8, 16, 32, 64, 128, 256)
 TIMEOUT_TESTS = 240
+GPU_TESTS = ("tests/test_gpu.py", "tests/test_glcm_oracle.py")  # the second skips itself without scikit-image
 
 
 def run_tests(seconds: float) -> dict[str, Any]:
     """Run the tests marked ``gpu`` in a process of their own."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests"]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *GPU_TESTS]
     start = time.monotonic()
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)

@@ -154,3 +154,35 @@ def test_batch_larger_than_the_threads_equals_single_images(photographs):
     batch = photographs.repeat(4, 1, 1, 1)[:11]
     single = torch.cat([mas_glcm(image[None]) for image in batch])
     assert torch.equal(mas_glcm(batch), single)
+
+
+def test_far_offsets_of_a_large_image_stay_in_bounds():
+    code = """
+import torch
+from bdg_fast import glcm
+side = 27000
+image = torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(1, 1, side, side)
+torch.set_num_threads(1)
+counts = glcm(image, [(side // 2, side - 1)], levels=64, normalize=False, impl="cpu")
+assert counts.sum() == counts[0, 0, 0, 0] == side // 2, counts
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_row_beyond_32_bits_is_refused_not_wrong():
+    image = torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(1, 1, 1, 45_000_000)
+    with pytest.raises(RuntimeError, match="32 bits do not hold it; impl='reference' can"):
+        glcm(image, [(0, x) for x in range(1, 49)], levels=2, normalize=False, impl="cpu")
+
+
+def test_not_finite_is_found_even_if_no_pixel_counts():
+    image = torch.full((1, 1, 2, 2), torch.nan)
+    for impl in ("cpu", "reference"):
+        with pytest.raises(ValueError, match=r"images\[0\]"):
+            mas_glcm(image, source="laplacian", quantizer="companded", impl=impl)
+
+
+def test_offsets_beyond_any_image_count_nothing():
+    images = torch.rand(1, 1, 4, 4)
+    for offset in ((2**31, 0), (0, -(2**63)), (10**30, 1)):
+        assert glcm(images, [offset], impl="cpu").sum() == 0

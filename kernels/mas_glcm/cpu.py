@@ -18,6 +18,7 @@ MIN_UPDATES_PER_THREAD = 1 << 18
 """Handing work to a thread costs some 20 us, the time of about this many updates."""
 BLOCK_PIXELS = 1 << 13
 """Pixels of the level image a thread holds at a time, so that it stays in the second-level cache."""
+INT32_MAX = 2**31 - 1
 MAX_PARTNERS = 16
 """Most code images of pairs of neighbours; each holds two bytes a pixel of the block."""
 
@@ -93,7 +94,7 @@ def _make_work(request: Request, weighting: str, byte_rows: bool, height: int, w
         code_index=columns[:, 2].copy(),
         group_of=columns[:, 3].copy(),
         groups=len(plan.groups),
-        group_offset=np.abs([group.offsets[0] for group in plan.groups]).T.copy(),
+        group_offset=np.array([[min(abs(c), INT32_MAX) for c in group.offsets[0]] for group in plan.groups]).T.copy(),
     )
     uses = [(slot, flip, times, g) for g, group in enumerate(plan.groups) for slot, flip, times in group.uses]
     slot_of, flips, times_of, group_of = np.array(uses, np.int64).T.copy()
@@ -136,11 +137,19 @@ def glcm(
     masks = np.empty((1, 0, 0), np.bool_) if mask is None else mask.contiguous().numpy()
     mean = np.empty((batch if normalize else 1, request.slot_count, levels, levels), np.float32)
     total = np.zeros((1 if normalize else batch, request.slot_count, levels, levels), np.int64)
-    block = max(BLOCK_PIXELS // max(w, 1), 2 * work.reach[0], 1)
+    below, left = work.reach
+    # positions in a block, and the counts of a part, are int32
+    block = min(max(BLOCK_PIXELS // max(w, 1), 2 * below, 1), max(h, 1), INT32_MAX // max(w + 2 * left, 1) - below)
+    part_rows = INT32_MAX // max(w * updates, 1)
+    if block < 1 or part_rows < 1:
+        raise RuntimeError(
+            f"impl='cpu' cannot count {updates} offsets that reach ({below}, {left}) pixels in an image of "
+            f"{h} x {w}: 32 bits do not hold it; impl='reference' can"
+        )
 
     threads = min(torch.get_num_threads(), 1 + batch * h * w * updates // MIN_UPDATES_PER_THREAD)
     splits = 1 if batch >= 4 * threads else threads
-    splits = max(splits, 1 + h * w * updates // (2**31 - 1))  # a part's counts are int32
+    splits = max(splits, -(-h // part_rows))
     if splits == 1:
         finite = np.ones(batch, np.bool_)
 
@@ -167,6 +176,8 @@ def glcm(
         finite = _count_in_parts(
             pixels, masks, quantizer, work, block, uses, pairs, normalize, side, mean, total, threads, splits
         )
+    if h * w == 0 and images.is_floating_point():  # no pixel was read
+        finite = images.isfinite().flatten(1).all(1).numpy()
     bad = None if finite.all() else int(finite.argmin())
     return torch.from_numpy(mean if normalize else total), bad
 

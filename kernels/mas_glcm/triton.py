@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -57,7 +57,7 @@ def config_for(levels: int) -> Config:
     return Config(block=128, columns=4, side=16, scatter=True, warps=4)
 
 
-@lru_cache(maxsize=64)
+@cache  # never evicted: a captured CUDA graph holds their addresses
 def _tables(request: Request, weighting: str, columns: int, device: torch.device) -> Tables:
     """Tables on ``device``, made once: copying them would stall the stream and cannot be captured."""
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
@@ -66,12 +66,13 @@ def _tables(request: Request, weighting: str, columns: int, device: torch.device
     rows = []
     uses: list[list[list[int]]] = [[] for _ in plan.totals]
     for g, group in enumerate(plan.groups):
-        mirrored = sorted(group.offsets, key=lambda offset: (offset[0], abs(offset[1])))
+        reach = [(min(dy, NOWHERE), max(-NOWHERE, min(dx, NOWHERE))) for dy, dx in group.offsets]
+        mirrored = sorted(reach, key=lambda offset: (offset[0], abs(offset[1])))
         for start in range(0, len(mirrored), PER_COLUMN):
             offsets = mirrored[start : start + PER_COLUMN]
             offsets += [(NOWHERE, 0)] * (PER_COLUMN - len(offsets))
             rows.append([g, *(component for offset in offsets for component in offset)])
-        dy, dx = group.offsets[0]
+        dy, dx = reach[0]
         for slot, flip, times in group.uses:
             uses[slot].append([g, flip, times, dy, abs(dx)])
     rows += [[0, *([NOWHERE, 0] * PER_COLUMN)]] * (-len(rows) % columns)
@@ -85,7 +86,7 @@ def _tables(request: Request, weighting: str, columns: int, device: torch.device
     )
 
 
-@lru_cache(maxsize=64)
+@cache
 def _threshold_table(thresholds: tuple[int, ...], device: torch.device) -> tuple[Tensor, int]:
     """Thresholds padded to ``2**steps - 1`` entries, and ``steps``."""
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
@@ -166,7 +167,7 @@ def glcm(
                     LAPLACIAN=laplacian,
                     STEPS=steps,
                     MASKED=mask is not None,
-                    WIDE=max(reach, h * w + config.block) >= 2**31,
+                    WIDE=max(reach, h * w + pixels) >= 2**31,
                     P=config.block,
                     COLUMNS=config.columns,
                     SIDE=config.side,
