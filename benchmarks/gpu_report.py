@@ -24,7 +24,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (8, 16, 32, 64, 128, 256)
 TIMEOUT_TESTS = 240
-GPU_TESTS = ("tests/test_gpu.py", "tests/test_glcm_oracle.py")  # the second skips itself without scikit-image
+# test_glcm_oracle skips itself without scikit-image
+GPU_TESTS = ("tests/test_gpu.py", "tests/test_glcm_errors.py", "tests/test_glcm_oracle.py")
 
 
 def run_tests(seconds: float) -> dict[str, Any]:

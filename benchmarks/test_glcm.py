@@ -98,19 +98,24 @@ def test_content(benchmark, one, kind):  # type: ignore[no-untyped-def]
     run(benchmark, lambda: IMPLS["bdg_fast cpu"](images, 32), images)
 
 
+@pytest.mark.parametrize("levels", [32, 256])
+@pytest.mark.parametrize("pairs", [1, 4])
 @pytest.mark.parametrize("name", ["bdg_fast cpu", "scikit-image", "mahotas"])
-@pytest.mark.benchmark(group="one image 256 x 256, 4 pairs at distance 1, 32 levels")
-def test_four_pairs(benchmark, one, name):  # type: ignore[no-untyped-def]
+def test_few_pairs(benchmark, one, name, pairs, levels):  # type: ignore[no-untyped-def]
+    benchmark.group = f"one image 256 x 256, {pairs} of the pairs at distance 1, {levels} levels"
     if name == "bdg_fast cpu":
-        benchmark(lambda: glcm(tensor(one), peers.MAHOTAS_OFFSETS, impl="cpu"))
+        benchmark(lambda: glcm(tensor(one), peers.MAHOTAS_OFFSETS[:pairs], levels=levels, impl="cpu"))
     elif name == "mahotas":
         pytest.importorskip("mahotas")
-        benchmark(lambda: peers.mahotas_cooccurrence(one, 32))
+        if (pairs, levels) != (4, 32):
+            pytest.skip("computes all four directions")
+        benchmark(lambda: peers.mahotas_cooccurrence(one, levels))
     else:
         from skimage.feature import graycomatrix
 
-        angles = [0, np.pi / 4, np.pi / 2, 3 * np.pi / 4]
-        benchmark(lambda: graycomatrix(peers.quantized(one, 32)[0], [1], angles, levels=32, normed=True))
+        angles = [0, np.pi / 4, np.pi / 2, 3 * np.pi / 4][:pairs]
+        # quantization is part of the work, for both
+        benchmark(lambda: graycomatrix(peers.quantized(one, levels)[0], [1], angles, levels=levels, normed=True))
 
 
 @pytest.mark.parametrize("source", ["gray", "laplacian"])

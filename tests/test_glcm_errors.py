@@ -1,5 +1,6 @@
 """Bad input is refused with the argument's name, what came and what is allowed."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,6 +19,12 @@ BAD_OPTIONS = {
     "levels low": ({"levels": 1}, r"levels must be .*2\.\.256, got 1"),
     "levels high": ({"levels": 257}, r"levels must be .*2\.\.256, got 257"),
     "levels fraction": ({"levels": 8.5}, r"levels must be .*2\.\.256, got 8\.5"),
+    "levels none": ({"levels": None}, r"levels must be .*2\.\.256, got None"),
+    "levels text": ({"levels": "8"}, r"levels must be .*2\.\.256, got '8'"),
+    "range number": ({"value_range": 1}, r"value_range must be \(low, high\).*got 1"),
+    "range text": ({"value_range": ("a", 1)}, r"value_range must be \(low, high\).*got \('a', 1\)"),
+    "quantizer number": ({"quantizer": 5}, r"quantizer must be 'uniform'.*got 5"),
+    "source none": ({"source": None}, r"source must be 'gray' or 'laplacian', got None"),
     "range reversed": ({"value_range": (1.0, 0.0)}, r"value_range must be .*low < high, got \(1\.0, 0\.0\)"),
     "range empty": ({"value_range": (0.5, 0.5)}, r"value_range must be .*low < high, got \(0\.5, 0\.5\)"),
     "range infinite": ({"value_range": (0.0, float("inf"))}, r"value_range must be .*finite.*inf"),
@@ -47,6 +54,13 @@ BAD_GEOMETRY = {
     "no angles": ({"angles": 0}, r"angles must be at least 1.*got 0"),
     "empty angles": ({"angles": []}, r"angles must not be empty"),
     "nan angle": ({"angles": [float("nan")]}, r"angles must be finite radians, got nan"),
+    "text angles": ({"angles": "nine"}, r"angles must be a whole number or a sequence of radians, got 'nine'"),
+    "fractional angles": ({"angles": 0.5}, r"angles must be a whole number or .*got 0\.5"),
+    "text angle": ({"angles": ["up"]}, r"angles must be finite radians, got 'up'"),
+    "one scale": ({"scales": 3}, r"scales must be a sequence of distances.*got 3"),
+    "nan scale": ({"scales": [float("nan")]}, r"scales must be integers >= 1.*got nan"),
+    "infinite scale": ({"scales": [float("inf")]}, r"scales must be integers >= 1.*got inf"),
+    "huge scale": ({"scales": [10**400]}, r"scales must be integers >= 1 \(pixels, below 2\*\*31\), got 1000"),
     "empty scales": ({"scales": ()}, r"scales must not be empty"),
     "zero scale": ({"scales": (1, 0)}, r"scales must be integers >= 1.*got 0"),
     "negative scale": ({"scales": (-2,)}, r"scales must be integers >= 1.*got -2"),
@@ -81,6 +95,29 @@ def test_angles_and_scales(name):
             call(**options)
 
 
+def test_the_module_checks_what_needs_no_image():
+    for option, value in {"reduction": "sum", "impl": "cuda", "levels": 1, "source": "sobel"}.items():
+        with pytest.raises(ValueError, match=f"{option} must be .*got {value!r}"):
+            MASGLCM(**{option: value})
+
+
+def test_numbers_of_any_type_are_taken():
+    images = torch.rand(1, 1, 12, 12)
+    expected = mas_glcm(images, 4, (1, 2), 8)
+    assert torch.equal(mas_glcm(images, np.int64(4), np.array([1, 2]), np.uint8(8)), expected)
+    assert torch.equal(mas_glcm(images, 4.0, (1.0, 2.0), 8.0), expected)
+    assert torch.equal(mas_glcm(images, torch.arange(4) * (torch.pi / 4), torch.tensor([1, 2]), 8), expected)
+    pairs = glcm(images, [(0, 1), (2, -1)])
+    assert torch.equal(glcm(images, np.array([(0, 1), (2, -1)])), pairs)
+
+
+def test_a_tensor_of_angles_may_change_between_calls():
+    angles, images = torch.tensor([0.0, 0.5]), torch.rand(1, 1, 12, 12)
+    mas_glcm(images, angles)
+    angles += 1
+    assert torch.equal(mas_glcm(images, angles), mas_glcm(images, angles.tolist()))
+
+
 def test_threshold_range_of_the_residual():
     with pytest.raises(ValueError, match=r"quantizer must .*-262140\.\.262140, got 300000"):
         mas_glcm(IMAGES, levels=3, source="laplacian", quantizer=[0, 300000])
@@ -96,6 +133,8 @@ def test_reduction():
     [
         ([], "offsets must not be empty"),
         ([(1, 2, 3)], r"offsets must be pairs of integers.*got \(1, 2, 3\)"),
+        ((0, 1), r"offsets must be pairs of integers \(dy, dx\), got 0"),
+        (5, r"offsets must be a sequence of pairs.*got 5"),
         ([(0, 1), (0.5, 1)], r"offsets must be pairs of integers.*got \(0\.5, 1\)"),
     ],
 )
@@ -140,6 +179,12 @@ def test_value_range_must_fit_float32(value_range):
 def test_float64_is_converted_to_float32():
     images = torch.rand(2, 3, 8, 9, dtype=torch.float64)
     assert torch.equal(mas_glcm(images), mas_glcm(images.float()))
+
+
+def test_float64_beyond_float32_is_not_finite():
+    images = torch.full((1, 1, 4, 4), 1e300, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"images must be finite \(in float32\)"):
+        mas_glcm(images)
 
 
 def test_gradients_are_refused():

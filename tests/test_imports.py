@@ -47,7 +47,7 @@ def layer(module: str) -> str:
 
 
 BACKENDS = {"reference", "triton", "cpu"}
-PARTS = {"": {"api"}, "api": {"ops", "spec"}, "ops": {*BACKENDS, "spec"}, "spec": set()}
+PARTS = {"": {"api"}, "api": {"ops", "checks", "spec"}, "ops": {*BACKENDS, "spec"}, "spec": set()}
 LIBRARIES = {"cpu": {"torch", "numpy", "numba", "llvmlite"}, "triton": {"torch", "triton"}, "spec": set()}
 PACKAGE = {
     "": {"texture", "data", "evaluation", "kernel"},

@@ -64,7 +64,7 @@ def test_module_compiles_and_equals_the_function(photographs):
 
 def test_error_in_compiled_code_is_the_same():
     compiled = torch.compile(mas_glcm, fullgraph=True, backend="aot_eager")
-    with pytest.raises(ValueError, match=r"images must be finite, got NaN or infinity in images\[1\]"):
+    with pytest.raises(ValueError, match=r"images must be finite .*got NaN or infinity in images\[1\]"):
         compiled(torch.stack([torch.zeros(1, 4, 4), torch.full((1, 4, 4), torch.inf)]))
 
 
@@ -173,6 +173,39 @@ def test_a_row_beyond_32_bits_is_refused_not_wrong():
     image = torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(1, 1, 1, 45_000_000)
     with pytest.raises(RuntimeError, match="32 bits do not hold it; impl='reference' can"):
         glcm(image, [(0, x) for x in range(1, 49)], levels=2, normalize=False, impl="cpu")
+
+
+def test_auto_takes_the_reference_where_32_bits_do_not_do(monkeypatch):
+    from bdg_fast.kernels.mas_glcm import cpu
+
+    images = torch.rand(2, 1, 12, 13)
+    expected = mas_glcm(images)
+    monkeypatch.setattr(cpu, "INT32_MAX", 100)
+    with pytest.raises(RuntimeError, match="32 bits do not hold it"):
+        mas_glcm(images, impl="cpu")
+    torch.testing.assert_close(mas_glcm(images), expected, rtol=3e-7, atol=0)
+    images[1, 0, 3, 3] = torch.nan
+    with pytest.raises(ValueError, match=r"images\[1\]"):
+        mas_glcm(images)
+
+
+@pytest.mark.parametrize("levels", [2, 32, 33, 64, 65, 128, 129, 256])
+@pytest.mark.parametrize("count", [1, 3, 11, 40])  # direct counting and byte rows
+def test_few_and_many_offsets(photographs, count, levels):
+    images = photographs[:2, :, :71, :90]
+    generator = torch.Generator().manual_seed(count)
+    offsets = torch.randint(-9, 10, (count, 2), generator=generator).tolist()
+    mask = torch.rand(2, 71, 90, generator=generator) > 0.1
+    for valid in (None, mask):
+        options = {"levels": levels, "mask": valid}
+        expected = glcm(images, offsets, normalize=False, impl="reference", **options)
+        assert torch.equal(glcm(images, offsets, normalize=False, impl="cpu", **options), expected)
+        torch.testing.assert_close(
+            glcm(images, offsets, impl="cpu", **options),
+            glcm(images, offsets, impl="reference", **options),
+            rtol=2e-7,
+            atol=0,
+        )
 
 
 def test_not_finite_is_found_even_if_no_pixel_counts():

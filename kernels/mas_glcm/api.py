@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -10,10 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from . import ops
-from .spec import FULL_SCALE, MAX_LEVELS, RESIDUAL_MAX, encode, offset_of, residual_thresholds
+from .checks import (
+    check_choice,
+    checked_images,
+    checked_levels,
+    checked_mask,
+    checked_range,
+    checked_thresholds,
+    grid_of_offsets,
+    list_of_offsets,
+)
+from .spec import encode
 
-DTYPES = (torch.uint8, torch.uint16, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 PUBLISHED_SCALES = (1, 2, 3, 4, 5, 6)
+REDUCTIONS = ("mean", "none")
 
 
 def glcm_offsets(
@@ -32,30 +42,23 @@ def glcm_offsets(
     Raises:
         ValueError: ``angles`` or ``scales`` is empty, or a scale is not a positive integer.
     """
-    if torch.compiler.is_compiling():
-        return _offsets(angles, scales)
-    return _cached_offsets(angles if isinstance(angles, int) else tuple(angles), tuple(scales))
+    if not torch.compiler.is_compiling():
+        if isinstance(angles, list):
+            angles = tuple(angles)
+        if isinstance(scales, list):
+            scales = tuple(scales)
+        with contextlib.suppress(TypeError):  # what has no hash of its value is checked each time
+            return _cached_grid(*map(_hashed_by_value, (angles, scales)))
+    return grid_of_offsets(angles, scales)
 
 
-def _offsets(angles: int | Sequence[float], scales: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    if isinstance(angles, int):
-        if angles < 1:
-            raise ValueError(f"angles must be at least 1 or a sequence of radians, got {angles}")
-        angles = [j * math.pi / angles for j in range(angles)]
-    if len(angles) == 0:
-        raise ValueError("angles must not be empty: give their number or a sequence of radians")
-    if len(scales) == 0:
-        raise ValueError("scales must not be empty: give distances in pixels, integers >= 1")
-    for angle in angles:
-        if not abs(angle) < math.inf:  # math.isfinite would break the graph under torch.compile
-            raise ValueError(f"angles must be finite radians, got {angle}")
-    for scale in scales:
-        if scale != int(scale) or scale < 1:
-            raise ValueError(f"scales must be integers >= 1 (pixels), got {scale}")
-    return tuple(offset_of(int(scale), angle) for scale in scales for angle in angles)
+def _hashed_by_value(values: object) -> object:
+    if isinstance(values, Tensor):
+        raise TypeError
+    return values
 
 
-_cached_offsets = lru_cache(maxsize=64)(_offsets)
+_cached_grid = lru_cache(maxsize=64)(grid_of_offsets)
 _cached_encode = lru_cache(maxsize=64)(encode)
 
 
@@ -80,7 +83,8 @@ def glcm(
 
     Args:
         images: ``[B, C, H, W]``, C = 1 (gray) or 3 (RGB, converted to ITU-R 601 luma). uint8, uint16, float16,
-            bfloat16, float32 or float64 (converted to float32 first), any strides.
+            bfloat16, float32 or float64 (converted to float32 first, where values beyond 3.4e38 become
+            infinite), any strides.
         offsets: pairs ``(dy, dx)`` in pixels; may be negative, repeated, or larger than the image.
         levels: number of gray levels, 2..256.
         value_range: floating values that map to black and white; values outside are clamped. Integer images
@@ -103,7 +107,7 @@ def glcm(
     Raises:
         TypeError, ValueError: a bad argument, by name. RuntimeError: ``impl`` cannot run here.
     """
-    pairs = _checked_offsets(offsets)
+    pairs = list_of_offsets(offsets)
     out = _run(
         images,
         pairs,
@@ -156,8 +160,7 @@ def mas_glcm(
     Raises:
         TypeError, ValueError: a bad argument, by name. RuntimeError: ``impl`` cannot run here.
     """
-    if reduction not in ("mean", "none"):
-        raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}")
+    check_choice("reduction", reduction, REDUCTIONS)
     pairs = glcm_offsets(angles, scales)
     slots = tuple(range(len(pairs))) if reduction == "none" else (0,) * len(pairs)
     out = _run(
@@ -179,7 +182,7 @@ def mas_glcm(
     out = out.to(torch.float32)
     if reduction == "mean":
         return out[:, 0]
-    return out.view(out.shape[0], len(scales), len(pairs) // len(scales), levels, levels)
+    return out.view(out.shape[0], len(scales), len(pairs) // len(scales), *out.shape[-2:])
 
 
 class MASGLCM(nn.Module):
@@ -207,7 +210,10 @@ class MASGLCM(nn.Module):
         """Keep the arguments of :func:`mas_glcm`; bad ones raise here where that needs no image."""
         super().__init__()
         glcm_offsets(angles, scales)
-        _checked_quantizer(levels, value_range, source, quantizer)
+        checked_range(value_range)
+        checked_thresholds(checked_levels(levels), source, quantizer)
+        check_choice("reduction", reduction, REDUCTIONS)
+        check_choice("impl", impl, ops.IMPLS)
         self.angles = angles
         self.scales = tuple(scales)
         self.levels = levels
@@ -260,23 +266,24 @@ def _run(
     check_finite: bool,
     impl: str,
 ) -> Tensor:
-    images = _checked_images(images)
-    thresholds = _checked_quantizer(levels, value_range, source, quantizer)
-    if impl not in ops.IMPLS:
-        raise ValueError(f"impl must be one of {', '.join(map(repr, ops.IMPLS))}, got {impl!r}")
+    images = checked_images(images)
+    levels = checked_levels(levels)
+    low, high = checked_range(value_range)
+    thresholds = checked_thresholds(levels, source, quantizer)
+    check_choice("impl", impl, ops.IMPLS)
     request = (encode if torch.compiler.is_compiling() else _cached_encode)(offsets, slots)
     out: Tensor = ops.glcm(
         images,
-        _checked_mask(mask, images),
+        checked_mask(mask, images),
         request,
         slot_count,
         levels,
-        float(value_range[0]),
-        float(value_range[1]),
+        low,
+        high,
         source,
         list(thresholds),
-        normalize,
-        check_finite,
+        bool(normalize),
+        bool(check_finite),
         impl,
     )
     return out
@@ -285,80 +292,3 @@ def _run(
 def _symmetrized(out: Tensor, normalize: bool) -> Tensor:
     both = out + out.mT
     return both * 0.5 if normalize else both
-
-
-def _checked_images(images: Tensor) -> Tensor:
-    if not isinstance(images, Tensor):
-        raise TypeError(f"images must be a torch.Tensor [B, 1 or 3, H, W], got {type(images).__name__}")
-    if images.ndim != 4:
-        raise ValueError(f"images must have rank 4, [B, 1 or 3, H, W], got shape {list(images.shape)}")
-    if images.shape[1] not in (1, 3):
-        raise ValueError(f"images must have 1 (gray) or 3 (RGB) channels, got {images.shape[1]}")
-    if images.dtype not in DTYPES:
-        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
-        raise TypeError(f"images must be one of {names}, got {str(images.dtype).removeprefix('torch.')}")
-    return images.to(torch.float32) if images.dtype == torch.float64 else images
-
-
-def _checked_mask(mask: Tensor | None, images: Tensor) -> Tensor | None:
-    if mask is None:
-        return None
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"mask must be a torch.bool tensor, got {kind}")
-    batch, _, height, width = images.shape
-    plane = mask[:, 0] if mask.ndim == 4 and mask.shape[1] == 1 else mask
-    if plane.ndim != 3 or plane.shape[1:] != (height, width) or plane.shape[0] not in (1, batch):
-        raise ValueError(
-            f"mask must have shape [{batch} or 1, {height}, {width}] (or [B, 1, H, W]) to fit images, "
-            f"got {list(mask.shape)}"
-        )
-    if mask.device != images.device:
-        raise ValueError(f"mask must be on the device of images, {images.device}, got {mask.device}")
-    return plane.expand(batch, height, width)
-
-
-def _checked_offsets(offsets: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    if len(offsets) == 0:
-        raise ValueError("offsets must not be empty: give pairs (dy, dx) in pixels")
-    for offset in offsets:
-        if len(offset) != 2 or any(component != int(component) for component in offset):
-            raise ValueError(f"offsets must be pairs of integers (dy, dx), got {offset!r}")
-    return tuple((int(dy), int(dx)) for dy, dx in offsets)
-
-
-def _fits_float32(low: float, high: float) -> bool:
-    largest = torch.finfo(torch.float32).max
-    return abs(low) <= largest and abs(high) <= largest and FULL_SCALE / (high - low) <= largest
-
-
-def _checked_quantizer(
-    levels: int, value_range: tuple[float, float], source: str, quantizer: str | Sequence[int]
-) -> Sequence[int]:
-    """The thresholds of the quantizer (empty: equal steps of gray), after checking all that shape it."""
-    if levels != int(levels) or not 2 <= levels <= MAX_LEVELS:
-        raise ValueError(f"levels must be an integer in 2..{MAX_LEVELS}, got {levels}")
-    if len(value_range) != 2 or not value_range[0] < value_range[1] or not _fits_float32(*value_range):
-        raise ValueError(f"value_range must be (low, high), finite in float32 and with low < high, got {value_range}")
-    if source not in ("gray", "laplacian"):
-        raise ValueError(f"source must be 'gray' or 'laplacian', got {source!r}")
-    if isinstance(quantizer, str):
-        if quantizer not in ("uniform", "companded"):
-            raise ValueError(f"quantizer must be 'uniform', 'companded' or thresholds, got {quantizer!r}")
-        if source == "laplacian":
-            # dynamo sees through a cache, but warns
-            find = residual_thresholds.__wrapped__ if torch.compiler.is_compiling() else residual_thresholds
-            return find(int(levels), quantizer)
-        if quantizer == "companded":
-            raise ValueError("quantizer='companded' is for source='laplacian', got source='gray'")
-        return ()
-    if len(quantizer) != levels - 1:
-        raise ValueError(f"quantizer must hold levels - 1 = {levels - 1} thresholds, got {len(quantizer)}")
-    low, high = (0, 65535) if source == "gray" else (-RESIDUAL_MAX, RESIDUAL_MAX)
-    for before, after in zip(quantizer, list(quantizer)[1:], strict=False):
-        if before >= after:
-            raise ValueError(f"quantizer must be strictly increasing, got {before} before {after}")
-    for threshold in quantizer:
-        if threshold != int(threshold) or not low <= threshold <= high:
-            raise ValueError(f"quantizer must hold integers in {low}..{high}, got {threshold}")
-    return [int(threshold) for threshold in quantizer]

@@ -1,11 +1,14 @@
 """Compiled CPU loops (numba), one call per thread; `cpu.py` plans and calls them.
 
-Pixels are sorted by gray level first (a counting sort of a block), so that all counts of one matrix row are
-made together: no two updates meet at an address, whatever the image shows, and the row stays in registers.
+Two ways to count, for a block of pixels at a time:
 
-Up to 32 levels the counting works on *byte rows*: the one-hot row of a level is 32 bytes, so the rows of the
-neighbours of up to 127 pixels add up in one vector register. Two neighbours at once come from a table of row
-sums over pairs of levels. Beyond 32 levels a plain histogram of the sorted pixels' neighbours wins.
+*Direct*: one offset after the other, ``hist[level(p), level(p + d)] += 1``, in up to four copies of the matrix so
+that neighbouring pixels that share a cell do not wait for each other's sum.
+
+*Byte rows*, for many offsets of up to 32 levels: pixels are sorted by gray level first (a counting sort), so that
+all counts of one matrix row are made together and stay in registers. The one-hot row of a level is 32 bytes, so
+the rows of the neighbours of up to 127 pixels add up in one vector register. Two neighbours at once come from a
+table of row sums over pairs of levels.
 
 The level image carries a border wide enough for every offset, filled with a level of its own that counts
 nothing, so that no pixel needs a test: neither at the border nor at masked pixels.
@@ -92,22 +95,6 @@ def _make_add_neighbours(codes):
 
 
 _add_neighbours_1, _add_neighbours_4 = _make_add_neighbours(1), _make_add_neighbours(4)
-
-
-@intrinsic
-def _increment(typingctx, line, level):
-    """``line[level[0]] += 1``: ``line`` the address of int32 counts, ``level`` of a uint16."""
-
-    def codegen(context, builder, signature, args):
-        line, level = args
-        intp = ir.IntType(64)
-        index = builder.zext(_load(builder, level, ir.IntType(16), 2), intp)
-        at = builder.add(line, builder.shl(index, ir.Constant(intp, 2)))
-        target = builder.inttoptr(at, ir.IntType(32).as_pointer())
-        builder.store(builder.add(builder.load(target), ir.Constant(ir.IntType(32), 1)), target)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp), codegen
 
 
 @_jit
@@ -287,23 +274,49 @@ def _count_byte_rows(flat, order, starts, levels, work, shifts, codes, counts):
 
 
 @_jit
-def _count_histogram(flat, order, starts, levels, work, shifts, counts):
-    """Add the neighbours of sorted pixels to ``counts [groups, side, side]`` (int32), one by one."""
-    here, target = flat.ctypes.data, counts.ctypes.data
-    of_group, of_level = counts.strides[0], counts.strides[1]
-    lines = work.group_of * of_group + target
-    for i in range(levels):
-        for n in range(starts[4 * i], starts[4 * i + 4]):
-            at = here + 2 * np.intp(order[n])
-            for k in range(shifts.size):
-                _increment(lines[k] + i * of_level, at + shifts[k])
+def _count_offset(flat, stride, left, rows, columns, shift, side, hist):
+    """Add the pairs of the pixels with those ``shift`` further on to ``hist [copies, side * side]`` (int32)."""
+    copies, pitch = hist.shape[0], np.uint32(side)
+    h0, h1, h2, h3 = hist[0], hist[1 % copies], hist[2 % copies], hist[3 % copies]
+    whole = columns - columns % 4
+    for y in range(rows):
+        begin = y * stride + left
+        here = flat[begin : begin + columns]
+        there = flat[begin + shift : begin + shift + columns]
+        for x in range(0, whole, 4):
+            h0[np.uint32(here[x]) * pitch + there[x]] += np.int32(1)
+            h1[np.uint32(here[x + 1]) * pitch + there[x + 1]] += np.int32(1)
+            h2[np.uint32(here[x + 2]) * pitch + there[x + 2]] += np.int32(1)
+            h3[np.uint32(here[x + 3]) * pitch + there[x + 3]] += np.int32(1)
+        for x in range(whole, columns):
+            h0[np.uint32(here[x]) * pitch + there[x]] += np.int32(1)
+
+
+@_jit
+def _count_direct(flat, stride, left, rows, columns, work, hist, counts):
+    """Add all pairs to ``counts [groups, side, side]`` (int32); ``hist`` is scratch for the copies, zero."""
+    side = counts.shape[1]
+    for k in range(work.group_of.size):
+        group = work.group_of[k]
+        shift = work.offsets[k, 0] * stride + work.offsets[k, 1]
+        target = counts[group].reshape(1, side * side)
+        if hist.size == 0:  # one copy: the matrix itself
+            _count_offset(flat, stride, left, rows, columns, shift, side, target)
+            continue
+        _count_offset(flat, stride, left, rows, columns, shift, side, hist)
+        if k + 1 == work.group_of.size or work.group_of[k + 1] != group:
+            for copy in range(hist.shape[0]):
+                for cell in range(side * side):
+                    target[0, cell] += hist[copy, cell]
+            hist[:] = 0
 
 
 @_jit
 def count(image, mask, quantizer, work, block, top, bottom, counts):
     """Count the pairs that start in level-image rows ``top..bottom`` into ``counts [groups, side, side]``.
 
-    ``image [C, H, W]``; ``mask [H, W]`` or empty; ``counts`` int32. Returns whether all values are finite.
+    ``image [C, H, W]``; ``mask [H, W]`` or empty; ``counts`` int32, overwritten. Returns whether all values are
+    finite.
     """
     inset = 1 if quantizer.laplacian else 0
     columns = max(image.shape[2] - 2 * inset, 0)
@@ -315,19 +328,30 @@ def count(image, mask, quantizer, work, block, top, bottom, counts):
     shifts = 2 * (work.offsets[:, 0] * stride + work.offsets[:, 1] + work.code_index * plane)
     codes = np.empty((work.partner_dx.size + 1 if work.byte_rows else 0, plane), np.uint16)
     void = VOID if work.byte_rows else quantizer.levels
-    order = np.empty(block * columns, np.int32)
+    order = np.empty(block * columns if work.byte_rows else 0, np.int32)
     starts = np.empty(4 * (void + 1) + 2, np.int64)
+    copies = 0 if work.byte_rows or work.copies == 1 else work.copies
+    hist = np.zeros((copies, counts.shape[1] * counts.shape[2]), np.int32)
+    counts[:] = 0
     finite = True
     for start in range(top, bottom, block):
         rows = min(block, bottom - start)
         here = level[: rows + below]
         finite &= _level_rows(image, mask, quantizer, void, start, here, left, gray)
-        _sort_pixels(here.ravel(), stride, left, rows, columns, order, starts)
         if work.byte_rows:
+            _sort_pixels(here.ravel(), stride, left, rows, columns, order, starts)
             _count_byte_rows(here.ravel(), order, starts, quantizer.levels, work, shifts, codes, counts)
         else:
-            _count_histogram(here.ravel(), order, starts, quantizer.levels, work, shifts, counts)
+            _count_direct(here.ravel(), stride, left, rows, columns, work, hist, counts)
     return finite
+
+
+@_jit
+def _add_matrix(counts, factor, flip, out):
+    """``out += factor * (counts or counts^T)``, rounding the product and the sum each for itself."""
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            out[i, j] += factor * (counts[j, i] if flip else counts[i, j])
 
 
 @_jit
@@ -338,32 +362,36 @@ def combine(parts, levels, uses, pairs, normalize, mean, total):
     the order of ``uses``. ``pairs [groups]`` is negative where only the counts know it (masked). ``mean``
     (float32) or ``total`` (int64) ``[slots, levels, levels]`` receives the result.
     """
-    whole = np.empty((parts.shape[1], levels, levels), np.int64)
-    for g in range(parts.shape[1]):
-        for i in range(levels):
-            for j in range(levels):
-                whole[g, i, j] = parts[0, g, i, j]
-        for part in range(1, parts.shape[0]):
-            for i in range(levels):
-                for j in range(levels):
-                    whole[g, i, j] += parts[part, g, i, j]
-    exact = np.zeros((uses.totals.size if normalize else 0, levels, levels), np.float64)
-    for use in range(uses.slots.size):
-        g, slot, times = uses.groups[use], uses.slots[use], uses.times[use]
+    several = parts.shape[0] > 1
+    whole = np.empty((levels if several else 0, levels), np.int64)
+    exact = np.empty((levels if normalize else 0, levels), np.float64)
+    for slot in range(uses.totals.size):
+        exact[:] = 0
+        total_of_slot = total[slot] if not normalize else total[0, :0]
+        total_of_slot[:] = 0
+        for use in range(uses.starts[slot], uses.starts[slot + 1]):
+            g, flip, times = uses.groups[use], uses.flips[use] != 0, uses.times[use]
+            if several:
+                whole[:] = parts[0, g, :levels, :levels]
+                for part in range(1, parts.shape[0]):
+                    _add_matrix(parts[part, g], np.int64(1), False, whole)
+            if normalize:
+                n = pairs[g]
+                if n < 0:
+                    n = whole.sum() if several else parts[0, g, :levels, :levels].sum()
+                if n == 0:
+                    continue
+                weight = times / np.float64(uses.totals[slot] * n)
+                if several:
+                    _add_matrix(whole, weight, flip, exact)
+                else:
+                    _add_matrix(parts[0, g], weight, flip, exact)
+            elif several:
+                _add_matrix(whole, times, flip, total_of_slot)
+            else:
+                _add_matrix(parts[0, g], times, flip, total_of_slot)
         if normalize:
-            n = pairs[g] if pairs[g] >= 0 else whole[g].sum()
-            if n == 0:
-                continue
-            weight = times / np.float64(uses.totals[slot] * n)
-            for i in range(levels):
-                for j in range(levels):
-                    exact[slot, i, j] += weight * (whole[g, j, i] if uses.flips[use] else whole[g, i, j])
-        else:
-            for i in range(levels):
-                for j in range(levels):
-                    total[slot, i, j] += times * (whole[g, j, i] if uses.flips[use] else whole[g, i, j])
-    if normalize:
-        mean[:] = exact
+            mean[slot] = exact
 
 
 @_jit
@@ -373,7 +401,6 @@ def count_and_combine(
     """`count` and `combine` for whole images ``first..last``."""
     counts = np.empty((1, work.groups, side, side), np.int32)
     for b in range(first, last):
-        counts[:] = 0
         mask = masks[b] if masks.size else masks[0]
         rows = max(images.shape[2] - (2 if quantizer.laplacian else 0), 0)
         finite[b] = count(images[b], mask, quantizer, work, block, 0, rows, counts[0])

@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .spec import decode
+from .spec import TooLarge, decode
 
 IMPLS = ("auto", "reference", "cpu", "triton")
 
@@ -84,10 +84,16 @@ def glcm(
     if chosen == "cpu":
         from . import cpu
 
-        out, bad = cpu.glcm(*arguments)  # sees whether pixels are finite while it quantizes them
-        if check_finite and bad is not None:
-            report_not_finite(bad)
-        return out
+        try:
+            out, bad = cpu.glcm(*arguments)  # sees whether pixels are finite while it quantizes them
+        except TooLarge:
+            if impl != "auto":
+                raise
+            chosen = "reference"
+        else:
+            if check_finite and bad is not None:
+                report_not_finite(bad)
+            return out
     if check_finite and images.is_floating_point():
         raise_if_not_finite(images)
     if chosen == "triton":
@@ -112,6 +118,10 @@ glcm.register_autograd(_backward)
 
 def raise_if_not_finite(images: Tensor) -> None:
     """ValueError naming the first image that holds a NaN or an infinity (waits for the device)."""
+    if images.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "check_finite=True waits for the device, which a CUDA graph cannot: pass check_finite=False to capture"
+        )
     bad = ~images.isfinite().flatten(1).all(1)
     if bool(bad.any()):
         report_not_finite(int(bad.to(torch.uint8).argmax()))
@@ -120,6 +130,6 @@ def raise_if_not_finite(images: Tensor) -> None:
 def report_not_finite(index: int) -> None:
     """Raise the ValueError that names the image."""
     raise ValueError(
-        f"images must be finite, got NaN or infinity in images[{index}]; check_finite=False skips this check "
-        "(NaN then counts as value_range[0], infinities as the ends of the range)"
+        f"images must be finite (in float32), got NaN or infinity in images[{index}]; check_finite=False skips "
+        "this check (NaN then counts as value_range[0], infinities as the ends of the range)"
     )

@@ -23,6 +23,10 @@ RESIDUAL_MAX = 4 * FULL_SCALE
 """The Laplacian residual lies in [-RESIDUAL_MAX, RESIDUAL_MAX]."""
 
 
+class TooLarge(RuntimeError):
+    """A backend's integers do not hold the positions or counts of a request."""
+
+
 def offset_of(scale: int, angle: float) -> tuple[int, int]:
     """``(dy, dx)`` at distance ``scale`` (pixels) and ``angle`` (radians), as scikit-image rounds it."""
     return _round(scale * math.sin(angle)), _round(scale * math.cos(angle))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import triton
@@ -57,11 +58,26 @@ def config_for(levels: int) -> Config:
     return Config(block=128, columns=4, side=16, scatter=True, warps=4)
 
 
+T = TypeVar("T")
+
+
+def _kept(device: torch.device, make: Callable[[], T]) -> T:
+    """Tensors on ``device`` that outlive the call, made on a thread of their own.
+
+    Under ``torch.compile(mode="reduce-overhead")`` whatever this thread allocates lies in the memory pool of a
+    CUDA graph, and the compiler raises where anything but the graph's outputs stays alive there.
+    """
+    if device.type != "cuda":
+        return make()
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("mas_glcm must run once with the same settings before a CUDA graph captures it")
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(make).result()
+
+
 @cache  # never evicted: a captured CUDA graph holds their addresses
 def _tables(request: Request, weighting: str, columns: int, device: torch.device) -> Tables:
     """Tables on ``device``, made once: copying them would stall the stream and cannot be captured."""
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError("mas_glcm must run once with the same settings before a CUDA graph captures it")
     plan = make_plan(request, weighting)
     rows = []
     uses: list[list[list[int]]] = [[] for _ in plan.totals]
@@ -77,23 +93,24 @@ def _tables(request: Request, weighting: str, columns: int, device: torch.device
             uses[slot].append([g, flip, times, dy, abs(dx)])
     rows += [[0, *([NOWHERE, 0] * PER_COLUMN)]] * (-len(rows) % columns)
     starts = [sum(map(len, uses[:slot])) for slot in range(len(uses) + 1)]
-    return Tables(
-        torch.tensor(rows, dtype=torch.int32, device=device),
-        torch.tensor([use for slot in uses for use in slot], dtype=torch.int32, device=device),
-        torch.tensor(starts, dtype=torch.int32, device=device),
-        torch.tensor(plan.totals, dtype=torch.int64, device=device),
-        len(plan.groups),
+    return _kept(
+        device,
+        lambda: Tables(
+            torch.tensor(rows, dtype=torch.int32, device=device),
+            torch.tensor([use for slot in uses for use in slot], dtype=torch.int32, device=device),
+            torch.tensor(starts, dtype=torch.int32, device=device),
+            torch.tensor(plan.totals, dtype=torch.int64, device=device),
+            len(plan.groups),
+        ),
     )
 
 
 @cache
 def _threshold_table(thresholds: tuple[int, ...], device: torch.device) -> tuple[Tensor, int]:
     """Thresholds padded to ``2**steps - 1`` entries, and ``steps``."""
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError("mas_glcm must run once with the same settings before a CUDA graph captures it")
     steps = len(thresholds).bit_length()
     padded = [*thresholds, *[2**31 - 1] * (2**steps - 1 - len(thresholds))]
-    return torch.tensor(padded or [0], dtype=torch.int32, device=device), steps
+    return _kept(device, lambda: torch.tensor(padded or [0], dtype=torch.int32, device=device)), steps
 
 
 def _pixels_per_program(size: int, programs_each: int, batch: int, block: int, device: torch.device) -> int:
