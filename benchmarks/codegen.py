@@ -2,9 +2,11 @@
 
     python -m benchmarks.codegen            # the table
     python -m benchmarks.codegen --json -   # the same as JSON, for the tests
+    python -m benchmarks.codegen --record   # make what is above its budget the new budget
 
 Counted per kernel: registers and spilled bytes or registers of a thread, shared memory of a block, and the
-instructions of the counting loop per update (one update = one pixel of one offset), over all threads.
+instructions of the counting loop per update (one update = one pixel of one offset), over all threads; for kernels
+that prepare (``levels`` and ``order``), all their instructions per pixel.
 """
 
 from __future__ import annotations
@@ -32,11 +34,12 @@ TARGETS = {
 
 
 class Variant(NamedTuple):
-    """A specialization of the counting kernel."""
+    """A specialization of a counting kernel, or of one that prepares for it."""
 
+    way: str  # "product", "shared", "counts"; "levels", "order"
     levels: int
-    dtype: str = "fp32"
-    channels: int = 3
+    dtype: str = "u8"
+    channels: int = 1
     source: str = "gray"
     masked: bool = False
     wide: bool = False
@@ -45,68 +48,109 @@ class Variant(NamedTuple):
     def name(self) -> str:
         """Short label."""
         flags = "".join([" masked" if self.masked else "", " 64-bit" if self.wide else ""])
+        if self.way in ("shared", "counts", "order"):
+            return f"{self.levels} levels{flags}"
         return f"{self.levels} levels, {'rgb' if self.channels == 3 else 'gray'} {self.dtype}, {self.source}{flags}"
 
 
+LEVELS = (8, 16, 32, 64, 128, 256)
 VARIANTS = (
-    Variant(8),
-    Variant(32),
-    Variant(256),
-    Variant(16, "u8", 1),
-    Variant(32, "u8", 1),
-    Variant(64, "u8", 1),
-    Variant(256, "u8", 1),
-    Variant(32, "bf16"),
-    Variant(32, "u16", 1),
-    Variant(32, source="laplacian"),
-    Variant(32, "u8", source="laplacian", masked=True),
-    Variant(256, "fp16", 1, source="laplacian", masked=True, wide=True),
+    *(Variant("shared", levels) for levels in LEVELS),
+    Variant("shared", 32, wide=True),
+    *(Variant("counts", levels) for levels in (32, 256)),
+    Variant("counts", 256, wide=True),
+    *(Variant("product", levels) for levels in (8, 16, 32)),
+    Variant("product", 32, "fp32", 3),
+    Variant("product", 32, "fp32", 3, "laplacian"),
+    Variant("product", 32, "u8", 3, "laplacian", masked=True, wide=True),
+    Variant("levels", 32),
+    Variant("levels", 32, "fp32", 3),
+    Variant("levels", 32, "bf16", 3),
+    Variant("levels", 32, "u16"),
+    Variant("levels", 32, "fp32", 3, "laplacian"),
+    Variant("levels", 256, "fp16", 1, "laplacian", masked=True, wide=True),
+    Variant("order", 128),
+    Variant("order", 256),
 )
+POINTERS = {
+    "mask": "u8", "thresholds": "i32", "columns": "i32", "entries": "i32", "starts": "i32", "firsts": "i32",
+    "counts": "i32", "scratch": "i32", "uses": "i32", "pairs": "i64",
+}  # fmt: skip
 
 
-def compile_count(target: GPUTarget, variant: Variant, **overrides: Any) -> tuple[Any, Any]:
-    """The compiled counting kernel and its tile sizes."""
-    kernels = importlib.import_module("bdg_fast.kernels.mas_glcm.triton")
-    config = kernels.config_for(variant.levels)._replace(**overrides)
+def _backend() -> Any:
+    return importlib.import_module("bdg_fast.kernels.mas_glcm.triton")
+
+
+def compile_variant(target: GPUTarget, variant: Variant, **overrides: Any) -> tuple[Any, float, int]:
+    """The compiled kernel, how many updates (pixels, in preparations) its inner loop makes, and its warps."""
+    backend = _backend()
     laplacian = variant.source == "laplacian"
-    constants = {
-        "CHANNELS": variant.channels,
-        "LAPLACIAN": laplacian,
-        "MASKED": variant.masked,
-        "WIDE": variant.wide,
-        "STEPS": (variant.levels - 1).bit_length() if laplacian else 0,
-        "P": config.block,
-        "COLUMNS": config.columns,
-        "SIDE": config.side,
-        "SCATTER": config.scatter,
-        "PER_COLUMN": kernels.PER_COLUMN,
-        "THROUGH_SHARED": kernels.THROUGH_SHARED,
-        "stride_w": 1,
+    constants: dict[str, Any] = {"WIDE": variant.wide}
+    pointers = {**POINTERS, "image": variant.dtype}
+    if variant.way in ("product", "levels"):
+        constants |= {
+            "CHANNELS": variant.channels,
+            "LAPLACIAN": laplacian,
+            "MASKED": variant.masked,
+            "STEPS": (variant.levels - 1).bit_length() if laplacian else 0,
+            "stride_w": 1,
+        }
+    parts = backend.bins_config(variant.levels, "shared")
+    index = "i64" if variant.wide else "i32"
+    pointers |= {"totals": index, "placed": index, "order": index}
+    if variant.way in ("levels", "order"):
+        kernel, warps = getattr(backend.triton_bins, variant.way.rstrip("s") + "_kernel"), 4
+        constants |= {"P": 1024, "PARTS": parts.parts, "ROWS": parts.rows}
+        updates = 1024
+        pointers["out"] = pointers["level"] = "u8" if variant.levels < 256 else "i16"
+    elif variant.way == "product":
+        product = backend.product_config(variant.levels)._replace(**overrides)
+        kernel, warps = backend.triton_kernels.product_kernel, product.warps
+        constants |= {
+            "P": product.block,
+            "COLUMNS": product.columns,
+            "SIDE": product.side,
+            "PER_COLUMN": backend.PER_COLUMN,
+            "THROUGH_SHARED": backend.THROUGH_SHARED,
+        }
+        updates = product.block * product.columns * backend.PER_COLUMN
+    else:
+        bins = backend.bins_config(variant.levels, variant.way)._replace(**overrides)
+        kernel, warps = backend.triton_bins.bins_kernel, bins.warps
+        shared = variant.way == "shared"
+        constants |= {
+            "DECLARE": backend.triton_bins.declare(4 * backend.bins_of(variant.levels, bins)) if shared else "",
+            "SHARED": shared,
+            "BINNED": shared,
+            "PARTS": bins.parts,
+            "ROWS": bins.rows,
+            "TILE": bins.tile,
+            "P": bins.block,
+        }
+        pointers["level"] = "u8" if variant.levels < 256 else "i16"
+        updates = bins.block
+    long = ("plane", "size", "pixels") if variant.wide else ()
+    signature = {
+        name: "constexpr"
+        if name in constants
+        else "*" + pointers[name]
+        if name in pointers
+        else "fp32"
+        if name in ("low", "scale")
+        else "i64"
+        if name in long
+        else "i32"
+        for name in kernel.arg_names
     }
-    pointers = {"image": variant.dtype, "mask": "u8", "thresholds": "i32", "columns": "i32", "counts": "i64"}
-    signature = {}
-    for name in kernels.triton_kernels.count_kernel.arg_names:
-        if name in constants:
-            signature[name] = "constexpr"
-        elif name in pointers:
-            signature[name] = "*" + pointers[name]
-        else:
-            signature[name] = "fp32" if name in ("low", "scale") else "i32"
-    return _compile(kernels.triton_kernels.count_kernel, signature, constants, target, config.warps), config
+    return _compile(kernel, signature, constants, target, warps), updates, warps
 
 
 def compile_combine(target: GPUTarget, masked: bool, normalize: bool) -> Any:
     """The compiled kernel that weighs the counts."""
-    kernel = importlib.import_module("bdg_fast.kernels.mas_glcm.triton").triton_kernels.combine_kernel
+    kernel = _backend().triton_kernels.combine_kernel
     constants = {"MASKED": masked, "NORMALIZE": normalize, "CELLS": 1024}
-    pointers = {
-        "counts": "i64",
-        "pairs": "i64",
-        "uses": "i32",
-        "starts": "i32",
-        "totals": "i64",
-        "out": "fp32" if normalize else "i64",
-    }
+    pointers = {**POINTERS, "totals": "i64", "out": "fp32" if normalize else "i64"}
     signature = {
         name: "constexpr" if name in constants else "*" + pointers[name] if name in pointers else "i32"
         for name in kernel.arg_names
@@ -123,29 +167,29 @@ def _compile(kernel: Any, signature: dict[str, str], constants: dict[str, Any], 
     return triton.compile(source, target=target, options=options)
 
 
-def resources(compiled: Any) -> dict[str, int]:
-    """Registers, spills, shared bytes and the instructions of the innermost product loop."""
+def resources(compiled: Any, way: str = "") -> dict[str, int]:
+    """Registers, spills, shared bytes and instructions of the loop that counts (of the kernel, if it has none)."""
     shared = int(compiled.metadata.shared)
     if "amdgcn" in compiled.asm:
         text = compiled.asm["amdgcn"]
         counts = {key: int(value) for key, value in re.findall(r"\.(\w+_count):\s+(\d+)", text)}
         spills = counts["vgpr_spill_count"] + counts["sgpr_spill_count"]
         registers = counts["vgpr_count"] + counts.get("agpr_count", 0)
-        loop = _longest_loop(re.findall(r"^(\S+):|^\s+([sv]_\w+|ds_\w+|global_\w+|buffer_\w+)(.*)$", text, re.M))
-        return {"registers": registers, "spills": spills, "shared": shared, "loop": loop}
+        lines = re.findall(r"^(\S+):|^\s+([sv]_\w+|ds_\w+|global_\w+|buffer_\w+)(.*)$", text, re.M)
+        return {"registers": registers, "spills": spills, "shared": shared, "loop": _loop(lines, way)}
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
         usage = _output(tools / "cuobjdump", "-res-usage", file.name)
         sass = _output(tools / "nvdisasm", "-c", file.name)
-    found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+    found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL|SHARED):(\d+)", usage)}
     lines = re.findall(r"^(\S+):|^\s+(?:/\*\w+\*/)?\s*(?:@!?U?P\w+\s+)?([A-Z]\w*)(.*)$", sass, re.M)
     return {
         "registers": found["REG"],
         "spills": found["STACK"] + found["LOCAL"],
-        "shared": shared,
-        "loop": _longest_loop(lines),
+        "shared": max(shared, found["SHARED"]),
+        "loop": _loop(lines, way),
     }
 
 
@@ -153,9 +197,21 @@ def _output(*command: object) -> str:
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True).stdout
 
 
-def _longest_loop(lines: list[tuple[str, str, str]]) -> int:
-    """Instructions between a label and the farthest branch back to it: the counting loop."""
-    position, labels, longest = 0, {}, 0
+COUNTING = {
+    "shared": r"ATOMS",
+    "counts": r"RED|global_atomic",
+    "product": r"[HIQ]G?MMA|v_mfma|UTC\w*MMA",
+}
+"""What the loop that counts is known by."""
+
+
+def _loop(lines: list[tuple[str, str, str]], way: str) -> int:
+    """Instructions of the smallest loop that counts: a backward branch to its label and all between."""
+    code = [(instruction, operands) for label, instruction, operands in lines if not label]
+    if way not in COUNTING:
+        return len(code)
+    labels: dict[str, int] = {}
+    position, loops = 0, []
     for label, instruction, operands in lines:
         if label:
             labels[label] = position
@@ -164,19 +220,20 @@ def _longest_loop(lines: list[tuple[str, str, str]]) -> int:
         if "BRA" in instruction or "branch" in instruction:
             for name, begin in labels.items():
                 if re.search(rf"(?<![\w.$]){re.escape(name)}(?![\w.$])", operands):
-                    longest = max(longest, position - begin)
-    return longest
+                    loops.append((begin, position))
+    counting = [
+        end - begin for begin, end in loops if any(re.match(COUNTING[way], name) for name, _ in code[begin:end])
+    ]
+    return min(counting, default=0)
 
 
 def measure(target: str, variant: Variant, **overrides: Any) -> dict[str, Any]:
     """One row of the table."""
-    compiled, config = compile_count(TARGETS[target], variant, **overrides)
-    row = resources(compiled)
-    kernels = importlib.import_module("bdg_fast.kernels.mas_glcm.triton")
-    updates = config.block * config.columns * kernels.PER_COLUMN
-    threads = config.warps * TARGETS[target].warp_size
+    compiled, updates, warps = compile_variant(TARGETS[target], variant, **overrides)
+    row = resources(compiled, variant.way)
+    threads = warps * TARGETS[target].warp_size
     return {
-        "kernel": "count",
+        "kernel": variant.way,
         "target": target,
         "variant": variant.name,
         **row,
@@ -184,9 +241,14 @@ def measure(target: str, variant: Variant, **overrides: Any) -> dict[str, Any]:
     }
 
 
+def ways(target: str) -> tuple[Variant, ...]:
+    """The variants that exist for ``target``."""
+    return tuple(v for v in VARIANTS if v.way != "shared" or target.startswith("sm_"))
+
+
 def table(targets: list[str]) -> list[dict[str, Any]]:
     """All kernels and variants for ``targets``."""
-    rows = [measure(target, variant) for target in targets for variant in VARIANTS]
+    rows = [measure(target, variant) for target in targets for variant in ways(target)]
     for target in targets:
         for masked, normalize in ((False, True), (True, True), (False, False)):
             row = resources(compile_combine(TARGETS[target], masked, normalize))
@@ -195,25 +257,67 @@ def table(targets: list[str]) -> list[dict[str, Any]]:
     return rows
 
 
+BUDGETS = Path(__file__).with_name("codegen_budgets.json")
+MARGIN = 1.1
+"""Releases of a compiler differ by a few percent."""
+
+
+def _key(row: dict[str, Any]) -> str:
+    return f"{row['target']} {row['kernel']} {row['variant']}"
+
+
+def over_budget(rows: list[dict[str, Any]]) -> list[str]:
+    """What exceeds the recorded budgets by more than `MARGIN`, or spills at all; one line for each row."""
+    budgets = json.loads(BUDGETS.read_text(encoding="utf-8"))
+    messages = []
+    for row in rows:
+        budget = budgets.get(_key(row))
+        if budget is None:
+            messages.append(f"{_key(row)}: no recorded budget")
+            continue
+        excess = [f"{key} {row[key]} > {most}" for key, most in budget.items() if row[key] > most * MARGIN]
+        excess += [f"spills {row['spills']}"] if row["spills"] else []
+        if excess:
+            messages.append(f"{_key(row)}: {', '.join(excess)}")
+    return messages
+
+
+def record(rows: list[dict[str, Any]]) -> None:
+    """Raise the budgets to ``rows`` where these are above, so that they hold for several compilers."""
+    budgets = json.loads(BUDGETS.read_text(encoding="utf-8")) if BUDGETS.exists() else {}
+    for row in rows:
+        old = budgets.get(_key(row), {})
+        keys = [key for key in ("registers", "shared", "instructions_per_update") if key in row]
+        budgets[_key(row)] = {key: max(row[key], old.get(key, 0)) for key in keys}
+    lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in sorted(budgets.items()))
+    BUDGETS.write_text("{\n" + lines + "\n}\n", encoding="utf-8")
+
+
 def main() -> int:
-    """Print the table, or write JSON."""
+    """Print the table, or write JSON; exit code 1 if a budget is exceeded."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.codegen", description=__doc__.splitlines()[0])
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--json", metavar="FILE", help="write JSON to FILE, or to standard output with -")
+    parser.add_argument("--record", action="store_true", help=f"raise the budgets in {BUDGETS.name}")
     arguments = parser.parse_args()
     rows = table(arguments.targets)
+    if arguments.record:
+        record(rows)
+    messages = {target: over_budget([row for row in rows if row["target"] == target]) for target in arguments.targets}
     if arguments.json:
-        text = json.dumps({"triton": triton.__version__, "rows": rows}, indent=1)
+        text = json.dumps({"triton": triton.__version__, "rows": rows, "over_budget": messages}, indent=1)
         sys.stdout.write(text) if arguments.json == "-" else Path(arguments.json).write_text(text)
         return 0
     print(f"triton {triton.__version__}; instructions of the loop per update, over all threads of a block")
-    print(f"{'target':8} {'kernel':8} {'variant':38} {'registers':>9} {'spills':>6} {'shared':>7} {'per update':>10}")
+    print(f"{'target':8} {'kernel':8} {'variant':44} {'registers':>9} {'spills':>6} {'shared':>7} {'per update':>10}")
     for row in rows:
         print(
-            f"{row['target']:8} {row['kernel']:8} {row['variant']:38} {row['registers']:9} {row['spills']:6} "
+            f"{row['target']:8} {row['kernel']:8} {row['variant']:44} {row['registers']:9} {row['spills']:6} "
             f"{row['shared']:7} {row.get('instructions_per_update', ''):>10}"
         )
-    return 0
+    for message in [message for of_target in messages.values() for message in of_target]:
+        print(f"over budget: {message}")
+    return 1 if any(messages.values()) else 0
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (8, 16, 32, 64, 128, 256)
 TIMEOUT_TESTS = 240
 # test_glcm_oracle skips itself without scikit-image
-GPU_TESTS = ("tests/test_gpu.py", "tests/test_glcm_errors.py", "tests/test_glcm_oracle.py")
+GPU_TESTS = ("tests/test_gpu.py", "tests/test_triton.py", "tests/test_glcm_errors.py", "tests/test_glcm_oracle.py")
 
 
 def run_tests(seconds: float) -> dict[str, Any]:
@@ -77,6 +77,29 @@ def inputs(content: str, batch: int) -> list[torch.Tensor]:
     return [torch.full((batch, 256, 256), 40 * shift, dtype=torch.uint8, device="cuda") for shift in range(4)]
 
 
+def time_way(way: str, images: list[torch.Tensor], levels: int) -> dict[str, float] | str:
+    """Time one way to count, whichever is chosen by default; or tell why it does not run."""
+    from bdg_fast import mas_glcm
+    from bdg_fast.kernels.mas_glcm import triton as backend
+
+    if way == "product" and levels > 32 or way == "shared" and torch.version.hip is not None:
+        return "does not exist"
+    backend.VARIANT = way
+    try:
+        if not torch.equal(mas_glcm(images[0], levels=levels), mas_glcm(images[0], levels=levels, impl="reference")):
+            torch.testing.assert_close(
+                mas_glcm(images[0], levels=levels),
+                mas_glcm(images[0], levels=levels, impl="reference"),
+                rtol=3e-7,
+                atol=0,
+            )
+        return time_ms(lambda turn: mas_glcm(images[turn], levels=levels, impl="triton"))
+    except (RuntimeError, AssertionError) as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        backend.VARIANT = None
+
+
 def glcm_cases(deadline: float) -> tuple[list[dict[str, Any]], list[str]]:
     """Time mas_glcm and the batched torch formulations; returns the rows and what there was no time for."""
     from bdg_fast import mas_glcm
@@ -105,6 +128,8 @@ def glcm_cases(deadline: float) -> tuple[list[dict[str, Any]], list[str]]:
         )
         row["torch bincount"] = time_ms(lambda turn, x=sets, n=levels: peers.torch_bincount(x[turn], n), repeat_ms=60)
         row["torch scatter"] = time_ms(lambda turn, x=sets, n=levels: peers.torch_scatter(x[turn], n), repeat_ms=60)
+        if content == "natural" and batch > 1 or levels == 32:
+            row["ways"] = {way: time_way(way, gray, levels) for way in ("shared", "counts", "product")}
         best = min(row["torch bincount"]["ms"], row["torch scatter"]["ms"])
         row["updates_per_second"] = row["updates"] / (row["triton"]["ms"] * 1e-3)
         row["times_faster_than_best_torch"] = best / row["triton"]["ms"]
@@ -181,6 +206,9 @@ def main() -> int:
             f"{row['case']:38} {row['triton']['ms']:9.3f} {row['updates_per_second'] / 1e9:12.1f} "
             f"{row['times_faster_than_best_torch']:13.1f} {row['triton rgb float32']['ms']:9.3f}"
         )
+        for way, time in row.get("ways", {}).items():
+            told = f"{time['ms']:9.3f}" if isinstance(time, dict) else time
+            print(f"    {way:34} {told}")
     if report["left_out"]:
         print(f"no time for: {', '.join(report['left_out'])}")
     print(f"\n{path}, {report['seconds']} s")

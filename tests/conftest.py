@@ -1,6 +1,7 @@
 """What all tests share: the Triton interpreter where there is no GPU, the `gpu` marker, and photographs."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA or ROCm device"))
+
+
+@pytest.fixture
+def triton_variant(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Call with the name of a variant to have the Triton backend count by it; skips where there is none."""
+    triton = pytest.importorskip("bdg_fast.kernels.mas_glcm.triton")
+
+    def choose(variant: str) -> None:
+        if variant == "shared" and torch.version.hip is not None:
+            pytest.skip("shared memory is reached by PTX")
+        monkeypatch.setattr(triton, "VARIANT", variant)
+
+    return choose
 
 
 @pytest.fixture(scope="session")

@@ -153,15 +153,19 @@ def test_equals_scikit_image(case, impl, photographs):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is for machines without a GPU")
 @pytest.mark.parametrize("case", covering(22, 1, SMALL_SIZES), ids=str)
-def test_interpreted_triton_equals_scikit_image(case, photographs):
+@pytest.mark.parametrize("variant", ["scratch", "counts", "product"])
+def test_interpreted_triton_equals_scikit_image(case, variant, photographs, triton_variant):
+    triton_variant("counts" if variant == "product" and case.levels > 32 else variant)
     check(case, photographs, "triton")
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("case", covering(88, 2, SIZES), ids=str)
-@pytest.mark.parametrize("impl", ["reference", "triton"])
-def test_gpu_equals_scikit_image(case, impl, photographs):
-    check(case, photographs, impl, "cuda")
+@pytest.mark.parametrize("variant", ["shared", "counts", "product", "reference"])
+def test_gpu_equals_scikit_image(case, variant, photographs, triton_variant):
+    if variant != "reference":
+        triton_variant("counts" if variant == "product" and case.levels > 32 else variant)
+    check(case, photographs, "reference" if variant == "reference" else "triton", "cuda")
 
 
 @pytest.mark.parametrize("angles", [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 18, 24, 36])

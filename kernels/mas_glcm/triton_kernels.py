@@ -1,14 +1,13 @@
-"""Triton backend (CUDA and ROCm): quantization and counting in one kernel, then one that weighs the counts.
+"""Triton backend: quantization; counting as matrix products, fused with it; the weighing of counts.
 
-A *column* is up to two offsets counted into one accumulator. Up to 32 levels a block of ``P`` pixels and a few
-columns make a matrix product on the tensor cores,
+A *column* is up to two offsets counted into one accumulator. A block of ``P`` pixels and a few columns make a
+matrix product on the tensor cores,
 
     M_g(i, j) += sum_p [level(p) = i] N_g(p, j),    N_g(p, j) = #{k : level(p + d_gk) = j},
 
 exact in float16 operands and float32 sums (every sum stays below 2**24). Nothing is scattered, so flat images
-cost what noise costs and no two threads meet at an address. Beyond 32 levels a product costs more than it
-saves, and pairs are counted one by one with integer atomics in the second-level cache. Integer atomics also
-join the programs' sums, so results do not depend on their order.
+cost what noise costs and no two threads meet at an address. Integer atomics join the programs' sums, so results
+do not depend on their order. For up to 32 levels: beyond them a product costs more than it saves.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
@@ -101,7 +100,7 @@ def _level(
         "stride_b", "stride_c", "stride_h", "mask_b", "mask_h",
     ]
 )  # fmt: skip
-def count_kernel(
+def product_kernel(
     image,
     mask,
     thresholds,
@@ -129,14 +128,14 @@ def count_kernel(
     P: tl.constexpr,
     COLUMNS: tl.constexpr,
     SIDE: tl.constexpr,
-    SCATTER: tl.constexpr,
     PER_COLUMN: tl.constexpr,
     THROUGH_SHARED: tl.constexpr,
 ):
     """Counts of ``pixels`` pixels of one image and ``COLUMNS`` columns.
 
     Grid: (images * splits, blocks of columns). ``columns`` int32 ``[n, 1 + 2 PER_COLUMN]``: group, then
-    ``dy, dx`` of each offset. ``counts`` int64 ``[images, groups, levels, levels]``, zero before.
+    ``dy, dx`` of each offset. ``counts`` int32 or int64 ``[images, groups, levels, levels]``, zero
+    before.
     """
     program = tl.program_id(0)
     b = (program // splits).to(tl.int64)
@@ -146,7 +145,6 @@ def count_kernel(
     counts += b * groups * levels * levels
     columns += tl.program_id(1) * COLUMNS * (1 + 2 * PER_COLUMN)
     entry = columns + tl.arange(0, COLUMNS) * (1 + 2 * PER_COLUMN)
-    cells = tl.load(entry) * (levels * levels)  # [COLUMNS], where each column's matrix begins
     side = tl.arange(0, SIDE)
 
     # 32-bit arithmetic is cheaper, and enough below 2**31 elements
@@ -207,26 +205,20 @@ def count_kernel(
                 STEPS,
                 MASKED,
             )  # [P, COLUMNS], -1 where either pixel does not count
-            if SCATTER:
-                cell = cells[None, :] + here[:, None] * levels + there
-                tl.atomic_add(counts + cell, tl.full(cell.shape, 1, tl.int64), mask=there >= 0, sem="relaxed")
-            else:
-                if THROUGH_SHARED:  # moves nothing, but keeps the compiler from quantizing once a lane
-                    there = tl.gather(there, tl.broadcast_to(tl.arange(0, P)[:, None], (P, COLUMNS)), 0)
-                near += (there[:, :, None] == side[None, None, :]).to(tl.float16)
-        if not SCATTER:
-            one_hot = (side[:, None] == here[None, :]).to(tl.float16)  # [SIDE, P]
-            sums = tl.dot(one_hot, tl.reshape(near, (P, COLUMNS * SIDE)), sums)
+            if THROUGH_SHARED:  # moves nothing, but keeps the compiler from quantizing once a lane
+                there = tl.gather(there, tl.broadcast_to(tl.arange(0, P)[:, None], (P, COLUMNS)), 0)
+            near += (there[:, :, None] == side[None, None, :]).to(tl.float16)
+        one_hot = (side[:, None] == here[None, :]).to(tl.float16)  # [SIDE, P]
+        sums = tl.dot(one_hot, tl.reshape(near, (P, COLUMNS * SIDE)), sums)
 
-    if not SCATTER:
-        n = tl.arange(0, COLUMNS * SIDE)
-        begin = tl.load(columns + n // SIDE * (1 + 2 * PER_COLUMN)) * (levels * levels)
-        cell = begin[None, :] + side[:, None] * levels + (n % SIDE)[None, :]
-        # a level past the last one counted nothing, so only cells of the matrices are written
-        tl.atomic_add(counts + cell, sums.to(tl.int64), mask=sums > 0.0, sem="relaxed")
+    n = tl.arange(0, COLUMNS * SIDE)
+    begin = tl.load(columns + n // SIDE * (1 + 2 * PER_COLUMN)) * (levels * levels)
+    cell = begin[None, :] + side[:, None] * levels + (n % SIDE)[None, :]
+    # a level past the last one counted nothing, so only cells of the matrices are written
+    tl.atomic_add(counts + cell, sums.to(counts.dtype.element_ty), mask=sums > 0.0, sem="relaxed")
 
 
-@triton.jit(do_not_specialize=["height", "width", "groups", "slots", "levels"])
+@triton.jit(do_not_specialize=["height", "width", "groups", "slots", "levels", "side"])
 def combine_kernel(
     counts,
     pairs,
@@ -239,6 +231,7 @@ def combine_kernel(
     groups,
     slots,
     levels,
+    side,
     MASKED: tl.constexpr,
     NORMALIZE: tl.constexpr,
     CELLS: tl.constexpr,
@@ -246,7 +239,8 @@ def combine_kernel(
     """``out[b, slot] = sum of times * (C or C^T)``, divided by pairs and matrices if ``NORMALIZE``.
 
     Grid: (images * slots, blocks of cells). ``uses`` int32 ``[n, 5]``: group, transposed, times, and ``dy, dx``
-    of the group; ``starts [slots + 1]`` tells which are a slot's.
+    of the group; ``counts`` int32 or int64 ``[images, groups, side, side]``; ``starts [slots + 1]`` tells which
+    are a slot's.
     """
     b = (tl.program_id(0) // slots).to(tl.int64)
     slot = tl.program_id(0) % slots
@@ -258,8 +252,8 @@ def combine_kernel(
     for use in range(tl.load(starts + slot), tl.load(starts + slot + 1)):
         group = tl.load(uses + 5 * use)
         times = tl.load(uses + 5 * use + 2).to(tl.int64)
-        at = tl.where(tl.load(uses + 5 * use + 1) != 0, j * levels + i, cell)
-        count = tl.load(counts + (b * groups + group) * levels * levels + at, mask=inside, other=0)
+        at = tl.where(tl.load(uses + 5 * use + 1) != 0, j * side + i, i * side + j)
+        count = tl.load(counts + (b * groups + group) * side * side + at, mask=inside, other=0).to(tl.int64)
         if NORMALIZE:
             if MASKED:
                 n = tl.load(pairs + b * groups + group)
