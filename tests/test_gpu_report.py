@@ -1,0 +1,64 @@
+"""The GPU report runs from end to end without a GPU: what it calls is stubbed, what it computes is not."""
+
+import json
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the report itself runs there")
+
+
+@pytest.fixture
+def report(monkeypatch):
+    from benchmarks import gpu_report
+
+    def call_once(function, sets=4, repeat_ms=0):
+        function(1)
+        return {"ms": 2.0, "p20": 1.5, "p80": 2.5}
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Stub GPU (1 core)")
+    monkeypatch.setattr(gpu_report, "DEVICE", "cpu")
+    monkeypatch.setattr(gpu_report, "SIDE", 12)
+    monkeypatch.setattr(gpu_report, "CASES", (("natural", 2, 32), ("flat", 1, 256)))
+    monkeypatch.setattr(gpu_report, "time_ms", call_once)
+    monkeypatch.setattr(gpu_report, "copy_bandwidth", lambda: 1e12)
+    monkeypatch.setattr(gpu_report, "run_tests", lambda seconds: {"exit_code": 0, "passed": 3, "tail": ""})
+    return gpu_report
+
+
+def run(report, monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["gpu_report", *map(str, arguments)])
+    return report.main()
+
+
+def test_writes_what_it_measured(report, monkeypatch, tmp_path, capsys):
+    assert run(report, monkeypatch, "--out", tmp_path) == 0
+    (path,) = tmp_path.iterdir()
+    content = json.loads(path.read_text())
+    assert path.name.startswith("glcm-Stub-GPU-1-core-")
+    assert content["device"] == "Stub GPU (1 core)" and content["versions"]["torch"] and len(content["commit"]) >= 7
+    natural, flat = content["glcm"]
+    assert natural["updates_per_second"] > 0 and natural["times_faster_than_best_torch"] == 1
+    assert natural["ways"]["counts"]["ms"] == natural["ways"]["product"]["ms"] == 2.0
+    assert "shared" in natural["ways"] and "ways" not in flat
+    assert "Stub GPU" in capsys.readouterr().out
+
+
+def test_a_failed_test_fails_the_report_and_is_kept(report, monkeypatch, tmp_path):
+    monkeypatch.setattr(report, "run_tests", lambda seconds: {"exit_code": 1, "failed": 1, "tail": "E   assert"})
+    assert run(report, monkeypatch, "--out", tmp_path) == 1
+    assert json.loads(next(tmp_path.iterdir()).read_text())["tests"]["failed"] == 1
+
+
+def test_names_what_there_was_no_time_for(report, monkeypatch, tmp_path):
+    run(report, monkeypatch, "--out", tmp_path, "--seconds", "0")
+    assert len(json.loads(next(tmp_path.iterdir()).read_text())["left_out"]) == 2
+
+
+def test_says_so_without_a_gpu(report, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run(report, monkeypatch, "--out", tmp_path) == 2
+    assert "no CUDA or ROCm device" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
