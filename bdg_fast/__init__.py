@@ -1,10 +1,11 @@
-"""Fast, exact image restoration with BDG: one diffusion model that knows how its input is degraded.
+"""Fast, exact fingerprints of image degradation (BDG): co-occurrence matrices on CPU and GPU.
 
-Public names: :func:`mas_glcm` (the degradation fingerprint), :func:`glcm` (co-occurrence matrices at any
-offsets), :class:`MASGLCM` (the module), :func:`glcm_offsets`, :func:`texture_features` and
-:func:`graycoprops` (Haralick features of a matrix).
+Public names: :func:`mas_glcm` (the matrix), :func:`fingerprint` (the vector that tells degradations apart best),
+:func:`glcm` (co-occurrence matrices at any offsets), :class:`MASGLCM` (the module), :func:`glcm_offsets`,
+:func:`texture_features` and :func:`graycoprops` (Haralick features of a matrix).
 """
 
+from .evaluation.representations import fingerprint
 from .kernels.mas_glcm import MASGLCM, glcm, glcm_offsets, mas_glcm
 from .texture import graycoprops, texture_features
 
@@ -12,6 +13,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MASGLCM",
     "__version__",
+    "fingerprint",
     "glcm",
     "glcm_offsets",
     "graycoprops",

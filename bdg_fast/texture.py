@@ -118,7 +118,7 @@ def graycoprops(matrix: Tensor, prop: str = "contrast") -> Tensor:
         matrix of zeros has all features 0 but correlation, which is 1.
 
     Raises:
-        ValueError: unknown ``prop``, or ``matrix`` is not square in its last two dimensions.
+        TypeError, ValueError: ``matrix`` is no tensor or not square in its last two dimensions, unknown ``prop``.
     """
     return _features(matrix, (prop,))[0]
 
@@ -136,12 +136,16 @@ def texture_features(matrix: Tensor, props: Sequence[str] = PROPS) -> Tensor:
     Raises:
         ValueError: as :func:`graycoprops`, or ``props`` is empty.
     """
+    if isinstance(props, str):
+        raise ValueError(f"props must be a sequence of names, got the text {props!r}")
     if len(props) == 0:
         raise ValueError(f"props must not be empty; allowed are {', '.join(PROPS)}")
     return torch.stack(_features(matrix, props), dim=-1)
 
 
 def _features(matrix: Tensor, props: Sequence[str]) -> list[Tensor]:
+    if not isinstance(matrix, Tensor):
+        raise TypeError(f"matrix must be a torch.Tensor [..., L, L], got {type(matrix).__name__}")
     for prop in props:
         if prop not in _FEATURES:
             raise ValueError(f"prop must be one of {', '.join(PROPS)}, got {prop!r}")

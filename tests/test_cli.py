@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -106,12 +108,38 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(folder, tmp_path, monke
         (["--impl", "magic"], r"impl must be one of"),
         (["--quantizer", "companded"], r"quantizer='companded' is for source='laplacian'"),
         (["--output", "nowhere/x.csv"], r"folder nowhere of x.csv does not exist"),
+        (["--plot", "picture"], r"--plot must end in .png or .pdf or .svg, got picture"),
     ],
-    ids=["suffix", "levels", "list", "scales", "impl", "quantizer", "folder"],
+    ids=["suffix", "levels", "list", "scales", "impl", "quantizer", "folder", "picture"],
 )
 def test_bad_usage_is_explained(folder, capsys, arguments, message):
     assert main(["glcm", str(folder / "crop.png"), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_unknown_device_is_bad_usage(folder, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["glcm", str(folder / "crop.png"), "--device", "toaster"])
+    assert stopped.value.code == 2
+    assert "must be cpu, cuda" in capsys.readouterr().err
+
+
+def test_an_image_too_small_for_a_pair_is_named_and_has_no_features(folder, tmp_path, capsys):
+    Image.new("L", (3, 1)).save(folder / "tiny.png")
+    output = tmp_path / "features.csv"
+    arguments = ["glcm", str(folder / "tiny.png"), str(folder / "crop.png"), "--scales", "9", "--output", str(output)]
+    assert main(arguments) == 0
+    tiny, crop = csv.DictReader(output.open())
+    assert tiny["contrast"] == tiny["correlation"] == "nan"
+    assert float(crop["contrast"]) > 0
+    assert "tiny.png: 3 x 1 is too small" in capsys.readouterr().err
+
+
+def test_output_closed_early_is_no_error(folder):
+    command = f"{sys.executable} -m bdg_fast.cli glcm {folder / 'crop.png'} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout.strip() in ("141", "0")
+    assert done.stderr == ""
 
 
 def test_missing_path_is_named(capsys):

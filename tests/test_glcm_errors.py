@@ -10,6 +10,7 @@ IMAGES = torch.zeros(2, 3, 8, 9, dtype=torch.uint8)
 BAD_IMAGES = {
     "rank": (torch.zeros(3, 8, 9), ValueError, r"images must have rank 4.*got shape \[3, 8, 9\]"),
     "channels": (torch.zeros(1, 2, 8, 9), ValueError, r"images must have 1 .* or 3 .*channels, got 2"),
+    "channels last": (torch.zeros(1, 8, 9, 3), ValueError, r"channels, got 8; .*images\.permute\(0, 3, 1, 2\)"),
     "int32": (IMAGES.to(torch.int32), TypeError, r"images must be one of uint8, uint16, float16.*got int32"),
     "int8": (IMAGES.to(torch.int8), TypeError, r"images must be one of uint8, .*got int8"),
     "bool": (IMAGES.to(torch.bool), TypeError, r"images must be one of uint8, .*got bool"),

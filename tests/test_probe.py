@@ -1,5 +1,7 @@
 """The probe: disjoint sources, an honest vote, and a fingerprint that beats the image itself."""
 
+import math
+
 import pytest
 import torch
 from PIL import Image
@@ -119,8 +121,45 @@ def test_tuning_does_not_read_test_photographs(folder, tmp_path, capsys, monkeyp
     split = split_by_source(read_sources(paths, None), 3, 3, seed=0)
     for path in split.test:
         path.write_bytes(b"unreadable")
-    assert main(["probe", "--images", str(folder), "--train", "3", "--test", "3", "--tune"]) == 0
+    output = tmp_path / "tuned.csv"
+    arguments = ["probe", "--images", str(folder), "--train", "3", "--test", "3", "--tune", "--output", str(output)]
+    assert main(arguments) == 0
     assert "best: Fingerprint" in capsys.readouterr().out
+    assert output.read_text().splitlines()[0] == "settings,type,level,all types"
+    assert main([*arguments, "--force", "--plot", "x.png"]) == 2
+
+
+@pytest.mark.parametrize("side", ["train", "test"])
+def test_names_the_files_if_none_of_a_side_can_be_read(folder, capsys, side):
+    paths = sorted(folder.iterdir())
+    split = split_by_source(read_sources(paths, None), 3, 3, seed=0)
+    for path in getattr(split, side):
+        path.write_bytes(b"unreadable")
+    assert main(["probe", "--images", str(folder), "--train", "3", "--test", "3"]) == 1
+    printed = capsys.readouterr().err
+    assert "photograph could be read" in printed
+    assert all(str(path) in printed for path in getattr(split, side))
+
+
+def test_a_manifest_that_cannot_be_used_is_refused(folder, tmp_path, capsys):
+    junk, foreign, picture = tmp_path / "junk.csv", tmp_path / "foreign.csv", tmp_path / "picture.csv"
+    junk.write_text("a,b\n1,2\n")
+    foreign.write_text("crop,source_package,source_file\nelsewhere.png,p,f\n")
+    picture.write_bytes(b"\xff\xd8\xff")
+    for manifest, message in (
+        (junk, "must have the columns crop or name, source_package and source_file, got a, b"),
+        (foreign, "lists none of the 6 photographs"),
+        (picture, "must be a CSV file in UTF-8"),
+    ):
+        assert main(["probe", "--images", str(folder), "--manifest", str(manifest)]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["probe", "--images", str(folder), "--by-package"]) == 2
+    assert "--by-package needs a manifest" in capsys.readouterr().err
+
+
+def test_one_test_source_has_no_interval():
+    low, high = interval(torch.tensor([[True, False]]), ["a"], 0)
+    assert math.isnan(low) and math.isnan(high)
 
 
 def test_bad_usage_is_explained(folder, capsys):

@@ -91,3 +91,7 @@ def test_bad_input_is_named():
         graycoprops(torch.ones(4, 5))
     with pytest.raises(ValueError, match="props must not be empty"):
         texture_features(torch.ones(4, 4), [])
+    with pytest.raises(ValueError, match="props must be a sequence of names, got the text 'contrast'"):
+        texture_features(torch.ones(4, 4), "contrast")
+    with pytest.raises(TypeError, match=r"matrix must be a torch\.Tensor.*got list"):
+        graycoprops([[1.0]])

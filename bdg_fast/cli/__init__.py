@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -12,7 +13,10 @@ from . import demo, glcm, probe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 1 some files failed, 2 bad usage, 130 interrupted."""
+    """Run a command; returns the exit code.
+
+    0 done, 1 some files failed, 2 bad usage, 130 interrupted, 141 the output was closed.
+    """
     parser = argparse.ArgumentParser(
         prog="bdg-fast",
         description="Fingerprints of image degradation from gray-level co-occurrence matrices.",
@@ -24,7 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_parser(subparsers)
     arguments = parser.parse_args(argv)
     try:
-        return int(arguments.run(arguments))
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("bdg-fast: interrupted", file=sys.stderr)
         return 130

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -39,12 +39,18 @@ def read_all(paths: Iterable[Path], failures: Failures, label: str) -> Iterator[
         yield path, image
 
 
-def writable(path: Path, force: bool) -> Path:
-    """``path``, if nothing is there or ``force`` is given; its folder must exist.
+PICTURES = (".png", ".pdf", ".svg")
+"""File types that pictures are written as."""
+
+
+def writable(option: str, path: Path, suffixes: Sequence[str], force: bool) -> Path:
+    """``path``, if of a known type and nothing is there or ``force`` is given; its folder must exist.
 
     Raises:
-        FileExistsError, FileNotFoundError: says so before any work is done.
+        ValueError, FileExistsError, FileNotFoundError: says so before any work is done.
     """
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{option} must end in {' or '.join(suffixes)}, got {path}")
     if path.exists() and not force:
         raise FileExistsError(f"{path} exists; --force replaces it")
     if not path.parent.is_dir():

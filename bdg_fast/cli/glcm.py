@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,17 @@ from bdg_fast import __version__, mas_glcm, texture_features
 from bdg_fast.data.images import as_unit_rgb, list_images
 from bdg_fast.texture import PROPS
 
-from .common import Failures, read_all, writable, write_atomically
+from .common import PICTURES, Failures, read_all, writable, write_atomically
 
 EXAMPLES = """examples:
   bdg-fast glcm photo.jpg                                 texture features as a table
   bdg-fast glcm photos/ --output fingerprints.safetensors all matrices in one file
   bdg-fast glcm 'photos/*.png' --output features.csv      texture features of each image
   bdg-fast glcm photo.jpg --plot fingerprints.png         the photograph degraded in seven ways
+
+The safetensors file holds one tensor `matrices` [images, levels, levels]; its metadata, as JSON, `names` of the files
+in the same order, `settings` and the version. Entropy is in nats. Images too small for every distance have no pixel
+pairs; they are named at the end, and their features are `nan`.
 
 exit code: 0 done, 1 some files could not be read (named at the end; the rest is done), 2 bad usage
 """
@@ -39,12 +44,17 @@ def add_parser(subparsers: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="image file, folder, or quoted glob pattern")
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="image file, folder (with all below it), or quoted glob"
+    )
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help=".safetensors: matrices and names; .csv: texture features"
     )
     parser.add_argument(
-        "--plot", type=Path, metavar="PNG", help="fingerprints and features of degraded versions of the first image"
+        "--plot",
+        type=Path,
+        metavar="PNG",
+        help="fingerprints and features of degraded versions of the first image (of its middle 512 x 512 pixels)",
     )
     parser.add_argument("--force", action="store_true", help="replace existing outputs")
     parser.add_argument("--levels", type=int, default=32, help="gray levels, 2..256 (default 32)")
@@ -64,7 +74,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--symmetric", action="store_true", help="count each pair in both directions")
     parser.add_argument("--no-normalize", action="store_true", help="counts instead of frequencies")
     parser.add_argument("--impl", default="auto", help="auto (default), reference, cpu or triton")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps ...")
+    parser.add_argument("--device", type=_device, default="cpu", help="cpu (default), cuda, cuda:1, mps ...")
     parser.set_defaults(run=run)
 
 
@@ -72,14 +82,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Compute, write, and name the files that failed."""
     output, plot = arguments.output, arguments.plot
     if output is not None:
-        if output.suffix not in SUFFIXES:
-            raise ValueError(f"--output must end in {' or '.join(SUFFIXES)}, got {output}")
-        writable(output, arguments.force)
+        writable("--output", output, SUFFIXES, arguments.force)
     if plot is not None:
         from bdg_fast.evaluation.figures import require_matplotlib
 
         require_matplotlib()
-        writable(plot, arguments.force)
+        writable("--plot", plot, PICTURES, arguments.force)
     paths = list_images(arguments.paths)
     settings = {
         "levels": arguments.levels,
@@ -118,14 +126,28 @@ def run(arguments: argparse.Namespace) -> int:
         write_atomically(output, lambda file: _write(file, done, settings))
         print(f"{output}: {len(done)} of {len(paths)} images")
     if plot is not None and first is not None:
-        from bdg_fast.evaluation.figures import plot_fingerprints
+        from bdg_fast.evaluation.figures import MAX_SIDE, plot_fingerprints
 
         image = as_unit_rgb(first)
         write_atomically(plot, lambda file: plot_fingerprints(image, file, arguments.levels))
-        print(f"{plot}: {done[0][0].name} degraded in seven ways")
+        height, width = first.shape[1:]
+        part = (
+            f" (its middle {min(MAX_SIDE, width)} x {min(MAX_SIDE, height)})" if max(height, width) > MAX_SIDE else ""
+        )
+        print(f"{plot}: {done[0][0]}{part} degraded in seven ways")
     if output is None and plot is None and done:
         print(_table(done))
+    for path, shape, matrix in done:
+        if not matrix.any():
+            print(f"bdg-fast: no pixel pairs: {path}: {shape[2]} x {shape[1]} is too small", file=sys.stderr)
     return failures.report()
+
+
+def _device(text: str) -> torch.device:
+    try:
+        return torch.device(text)
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"must be cpu, cuda, cuda:N, mps or the like, got {text!r}") from None
 
 
 def _integers(text: str) -> tuple[int, ...]:
@@ -136,7 +158,10 @@ def _integers(text: str) -> tuple[int, ...]:
 
 
 def _features(done: list[tuple[Path, list[int], Tensor]]) -> list[list[float]]:
-    rows: list[list[float]] = texture_features(torch.stack([matrix for _, _, matrix in done]).double()).tolist()
+    matrices = torch.stack([matrix for _, _, matrix in done]).double()
+    features = texture_features(matrices)
+    features[~matrices.flatten(1).any(1)] = torch.nan  # nothing was counted: zeros would pass for a measurement
+    rows: list[list[float]] = features.tolist()
     return rows
 
 
@@ -161,10 +186,10 @@ def _write(file: Path, done: list[tuple[Path, list[int], Tensor]], settings: dic
 
 
 def _table(done: list[tuple[Path, list[int], Tensor]]) -> str:
-    width = max(len("image"), *(len(path.name) for path, _, _ in done))
+    width = max(len("image"), *(len(str(path)) for path, _, _ in done))
     lines = [f"{'image':{width}}" + "".join(f"{prop:>14}" for prop in PROPS)]
     lines += [
-        f"{path.name:{width}}" + "".join(f"{value:14.6g}" for value in features)
+        f"{path!s:{width}}" + "".join(f"{value:14.6g}" for value in features)
         for (path, _, _), features in zip(done, _features(done), strict=True)
     ]
     return "\n".join(lines)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from torch import Tensor
 from bdg_fast.data.images import as_unit_rgb, list_images
 from bdg_fast.evaluation.probe import TASKS, Score, read_sources, run_probe, split_by_source, tune
 
-from .common import Failures, read_all, writable, write_atomically
+from .common import PICTURES, Failures, read_all, writable, write_atomically
 
 EXAMPLES = """examples:
   bdg-fast probe --images photos/                          the table
@@ -29,11 +31,14 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "probe",
         help="accuracy of representations at telling degradations apart",
-        description="k-nearest-neighbour accuracy on degradation type and level (the paper's Table 1).",
+        description="k-nearest-neighbour accuracy on degradation type and level (the paper's Table 1): degrades clean "
+        "photographs in known ways and measures how often each representation tells which.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--images", required=True, metavar="DIR", help="folder of clean photographs")
+    parser.add_argument(
+        "--images", required=True, metavar="DIR", help="folder of clean photographs, which are degraded"
+    )
     parser.add_argument(
         "--manifest",
         type=Path,
@@ -63,18 +68,26 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("train", "test", "k"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(arguments, name)}")
-    for path in (arguments.output, arguments.plot):
-        if path is not None:
-            writable(path, arguments.force)
+    if arguments.output is not None:
+        writable("--output", arguments.output, (".csv",), arguments.force)
     if arguments.plot is not None:
+        if arguments.tune:
+            raise ValueError("--plot draws the table of representations: it does not go with --tune")
+        writable("--plot", arguments.plot, PICTURES, arguments.force)
         from bdg_fast.evaluation.figures import require_matplotlib
 
         require_matplotlib()
     folder = Path(arguments.images)
-    sources = read_sources(list_images([folder]), arguments.manifest or _find_manifest(folder), arguments.by_package)
+    manifest = arguments.manifest or _find_manifest(folder)
+    if manifest is None and arguments.by_package:
+        raise ValueError("--by-package needs a manifest that names the collections; see --help")
+    sources = read_sources(list_images([folder]), manifest, arguments.by_package)
     split = split_by_source(sources, arguments.train, arguments.test, arguments.seed)
     failures = Failures()
     train = {path: as_unit_rgb(image) for path, image in read_all(split.train, failures, "train")}
+    if not train:
+        print("bdg-fast: no training photograph could be read", file=sys.stderr)
+        return failures.report()
     if arguments.tune:
         print(f"{len(train)} training photographs; the test photographs are not read\n")
         results = tune(list(train.values()), [sources[path] for path in train], arguments.seed, arguments.k)
@@ -83,25 +96,40 @@ def run(arguments: argparse.Namespace) -> int:
         for candidate, accuracy in results:
             print(f"| {candidate} | " + " | ".join(f"{100 * accuracy[task]:.1f}" for task in TASKS) + " |")
         print(f"\nbest: {results[0][0]!r}")
+        if arguments.output is not None:
+            header = ["settings", *TASKS]
+            found = [[str(candidate), *(f"{accuracy[task]:.4f}" for task in TASKS)] for candidate, accuracy in results]
+            write_atomically(arguments.output, lambda file: _write_csv(file, [header, *found]))
         return failures.report()
     test: dict[Path, Tensor] = {p: as_unit_rgb(image) for p, image in read_all(split.test, failures, "test")}
+    if not test:
+        print("bdg-fast: no test photograph could be read", file=sys.stderr)
+        return failures.report()
     test_sources = [sources[path] for path in test]
     train_sources = {sources[path] for path in train}
     print(
         f"train: {len(train)} photographs of {len(train_sources)} sources; "
-        f"test: {len(test)} of {len(set(test_sources))} other sources; k = {arguments.k}, seed = {arguments.seed}\n"
+        f"test: {len(test)} of {len(set(test_sources))} other sources; k = {arguments.k}, seed = {arguments.seed}"
     )
+    if len(train) < arguments.train or len(test) < arguments.test:
+        print(f"(asked for {arguments.train} and {arguments.test}: there are no more)")
+    print()
     scores = run_probe(train.values(), test.values(), test_sources, arguments.seed, arguments.k)
     print(_table(scores))
     if arguments.output is not None:
-        rows = ["representation,task,accuracy,low,high"]
-        rows += [f"{s.representation},{s.task},{s.accuracy:.4f},{s.low:.4f},{s.high:.4f}" for s in scores]
-        write_atomically(arguments.output, lambda file: file.write_text("\n".join(rows) + "\n", encoding="utf-8"))
+        rows = [["representation", "task", "accuracy", "low", "high"]]
+        rows += [[s.representation, s.task, *(f"{v:.4f}" for v in (s.accuracy, s.low, s.high))] for s in scores]
+        write_atomically(arguments.output, lambda file: _write_csv(file, rows))
     if arguments.plot is not None:
         from bdg_fast.evaluation.figures import plot_scores
 
         write_atomically(arguments.plot, lambda file: plot_scores(scores, file))
     return failures.report()
+
+
+def _write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def _find_manifest(folder: Path) -> Path | None:

@@ -28,7 +28,7 @@ MAX_SIDE = 512
 def require_matplotlib() -> None:
     """ImportError that tells what to install, if matplotlib is missing."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError("pictures need matplotlib: pip install 'bdg_fast[demo]'")
+        raise ImportError("pictures need matplotlib: pip install matplotlib")
 
 
 def degraded_versions(image: Tensor, seed: int = 0) -> dict[str, Tensor]:

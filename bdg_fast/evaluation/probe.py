@@ -9,6 +9,7 @@ photograph is degraded once a class, so all classes are equally frequent.
 from __future__ import annotations
 
 import csv
+import math
 import random
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -45,14 +46,28 @@ def read_sources(paths: Sequence[Path], manifest: Path | None, by_package: bool 
     From the manifest (columns ``crop`` or ``name``, ``source_package``, ``source_file``) it is the original
     picture, or with ``by_package`` the whole collection that it came in. Photographs that the manifest does
     not list fall back to their names, up to a crop suffix ``_s<scale>_<x>_<y>``.
+
+    Raises:
+        ValueError: the manifest is no such table, or lists none of the photographs.
     """
     listed: dict[str, str] = {}
     if manifest is not None:
-        with manifest.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                name = Path(row.get("crop") or row.get("name") or "").name
-                picture = "" if by_package else row.get("source_file", "")
-                listed[name] = f"{row.get('source_package', '')}:{picture}"
+        try:
+            with manifest.open(newline="", encoding="utf-8") as file:
+                rows = csv.DictReader(file)
+                columns = set(rows.fieldnames or ())
+                if not columns & {"crop", "name"} or not {"source_package", "source_file"} <= columns:
+                    raise ValueError(
+                        f"manifest {manifest} must have the columns crop or name, source_package and source_file, "
+                        f"got {', '.join(rows.fieldnames or ()) or 'none'}"
+                    )
+                for row in rows:
+                    name = Path(row.get("crop") or row.get("name") or "").name
+                    listed[name] = f"{row['source_package']}:{'' if by_package else row['source_file']}"
+        except UnicodeDecodeError:
+            raise ValueError(f"manifest {manifest} must be a CSV file in UTF-8") from None
+        if not any(path.name in listed for path in paths):
+            raise ValueError(f"manifest {manifest} lists none of the {len(paths)} photographs")
     return {path: listed.get(path.name, _CROP.sub("", path.stem)) for path in paths}
 
 
@@ -160,8 +175,13 @@ def correct(train: Samples, test: Samples, representation: str, task: str, k: in
 
 
 def interval(right: Tensor, groups: Sequence[str], seed: int, draws: int = 2000) -> tuple[float, float]:
-    """95% confidence interval of the accuracy: a bootstrap over whole sources, since their pictures are alike."""
+    """95% confidence interval of the accuracy: a bootstrap over whole sources, since their pictures are alike.
+
+    NaN for a single source, which tells nothing about others.
+    """
     names = sorted(set(groups))
+    if len(names) < 2:
+        return math.nan, math.nan
     member = torch.tensor([names.index(group) for group in groups])
     hits = torch.zeros(len(names), dtype=torch.float64).index_add_(0, member, right.double().sum(1))
     sizes = torch.zeros(len(names), dtype=torch.float64).index_add_(

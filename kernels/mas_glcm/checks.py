@@ -104,16 +104,23 @@ def list_of_offsets(offsets: object) -> tuple[tuple[int, int], ...]:
 
 def checked_images(images: object) -> Tensor:
     """``[B, 1 or 3, H, W]`` of a type that the op takes; float64 becomes float32."""
+    pixels = checked_pixels(images)
+    return pixels.to(torch.float32) if pixels.dtype == torch.float64 else pixels
+
+
+def checked_pixels(images: object) -> Tensor:
+    """``[B, 1 or 3, H, W]`` of one of `DTYPES`."""
     if not isinstance(images, Tensor):
         raise TypeError(f"images must be a torch.Tensor [B, 1 or 3, H, W], got {type(images).__name__}")
     if images.ndim != 4:
         raise ValueError(f"images must have rank 4, [B, 1 or 3, H, W], got shape {list(images.shape)}")
     if images.shape[1] not in (1, 3):
-        raise ValueError(f"images must have 1 (gray) or 3 (RGB) channels, got {images.shape[1]}")
+        hint = "; [B, H, W, C] is turned by images.permute(0, 3, 1, 2)" if images.shape[3] in (1, 3) else ""
+        raise ValueError(f"images must have 1 (gray) or 3 (RGB) channels, got {images.shape[1]}{hint}")
     if images.dtype not in DTYPES:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
         raise TypeError(f"images must be one of {names}, got {str(images.dtype).removeprefix('torch.')}")
-    return images.to(torch.float32) if images.dtype == torch.float64 else images
+    return images
 
 
 def checked_mask(mask: object, images: Tensor) -> Tensor | None:
@@ -127,7 +134,8 @@ def checked_mask(mask: object, images: Tensor) -> Tensor | None:
     plane = mask[:, 0] if mask.ndim == 4 and mask.shape[1] == 1 else mask
     if plane.ndim != 3 or plane.shape[1:] != (height, width) or plane.shape[0] not in (1, batch):
         raise ValueError(
-            f"mask must have shape [{batch} or 1, {height}, {width}] (or [B, 1, H, W]) to fit images, "
+            f"mask must have shape [{batch if batch == 1 else f'{batch} or 1'}, {height}, {width}] (or [B, 1, H, W]) "
+            f"to fit images, "
             f"got {list(mask.shape)}"
         )
     if mask.device != images.device:
