@@ -1,12 +1,13 @@
 """Fast, exact fingerprints of image degradation (BDG): co-occurrence matrices on CPU and GPU.
 
 Public names: :func:`mas_glcm` (the matrix), :func:`fingerprint` (the vector that tells degradations apart best),
-:func:`glcm` (co-occurrence matrices at any offsets), :class:`MASGLCM` (the module), :func:`glcm_offsets`,
-:func:`texture_features` and :func:`graycoprops` (Haralick features of a matrix).
+:func:`glcm` (co-occurrence matrices at any offsets), :class:`MASGLCM` (the module), :func:`soft_mas_glcm`
+(with a gradient), :func:`glcm_offsets`, :func:`texture_features` and :func:`graycoprops` (Haralick features).
 """
 
 from .evaluation.representations import fingerprint
 from .kernels.mas_glcm import MASGLCM, glcm, glcm_offsets, mas_glcm
+from .kernels.soft_glcm import soft_mas_glcm
 from .texture import graycoprops, texture_features
 
 __version__ = "0.1.0"
@@ -18,5 +19,6 @@ __all__ = [
     "glcm_offsets",
     "graycoprops",
     "mas_glcm",
+    "soft_mas_glcm",
     "texture_features",
 ]

@@ -36,7 +36,7 @@ TARGETS = {
 class Variant(NamedTuple):
     """A specialization of a counting kernel, or of one that prepares for it."""
 
-    way: str  # "product", "shared", "counts"; "levels", "order"
+    way: str  # "product", "shared", "counts"; "levels", "order"; "soft add", "soft pull"
     levels: int
     dtype: str = "u8"
     channels: int = 1
@@ -48,7 +48,7 @@ class Variant(NamedTuple):
     def name(self) -> str:
         """Short label."""
         flags = "".join([" masked" if self.masked else "", " 64-bit" if self.wide else ""])
-        if self.way in ("shared", "counts", "order"):
+        if self.way in ("shared", "counts", "order", "soft add", "soft pull"):
             return f"{self.levels} levels{flags}"
         return f"{self.levels} levels, {'rgb' if self.channels == 3 else 'gray'} {self.dtype}, {self.source}{flags}"
 
@@ -71,6 +71,10 @@ VARIANTS = (
     Variant("levels", 256, "fp16", 1, "laplacian", masked=True, wide=True),
     Variant("order", 128),
     Variant("order", 256),
+    Variant("soft add", 32, "fp32"),
+    Variant("soft add", 32, "fp32", masked=True),
+    Variant("soft pull", 32, "fp32"),
+    Variant("soft pull", 32, "fp32", masked=True),
 )
 POINTERS = {
     "mask": "u8", "thresholds": "i32", "columns": "i32", "entries": "i32", "starts": "i32", "firsts": "i32",
@@ -99,7 +103,14 @@ def compile_variant(target: GPUTarget, variant: Variant, **overrides: Any) -> tu
     parts = backend.bins_config(variant.levels, "shared")
     index = "i64" if variant.wide else "i32"
     pointers |= {"totals": index, "placed": index, "order": index}
-    if variant.way in ("levels", "order"):
+    if variant.way.startswith("soft"):
+        soft = importlib.import_module("bdg_fast.kernels.soft_glcm.triton")
+        name, updates = ("add_kernel", 256) if variant.way == "soft add" else ("pull_kernel", 128)
+        kernel, warps = getattr(soft.triton_kernels, name), 4
+        constants = {"MASKED": variant.masked, "P": updates}
+        constants |= {"UNIT": soft.UNIT} if variant.way == "soft add" else {}
+        pointers |= {"position": variant.dtype, "grads": variant.dtype, "out": variant.dtype, "sums": "i64"}
+    elif variant.way in ("levels", "order"):
         kernel, warps = getattr(backend.triton_bins, variant.way.rstrip("s") + "_kernel"), 4
         constants |= {"P": 1024, "PARTS": parts.parts, "ROWS": parts.rows}
         updates = 1024
@@ -201,6 +212,8 @@ COUNTING = {
     "shared": r"ATOMS",
     "counts": r"RED|global_atomic",
     "product": r"[HIQ]G?MMA|v_mfma|UTC\w*MMA",
+    "soft add": r"RED|ATOM|global_atomic",
+    "soft pull": r"LDG|global_load",
 }
 """What the loop that counts is known by."""
 
@@ -224,7 +237,8 @@ def _loop(lines: list[tuple[str, str, str]], way: str) -> int:
     counting = [
         end - begin for begin, end in loops if any(re.match(COUNTING[way], name) for name, _ in code[begin:end])
     ]
-    return min(counting, default=0)
+    # AMD code branches around masked loads: their loops are not the one over offsets
+    return max(counting, default=0) if way == "soft pull" else min(counting, default=0)
 
 
 def measure(target: str, variant: Variant, **overrides: Any) -> dict[str, Any]:

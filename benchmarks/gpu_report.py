@@ -28,9 +28,10 @@ CASES = (
     *((content, 64, levels) for content in ("flat", "noise") for levels in (32, 256)),
 )
 """Content, images, levels; the most telling first, should time run out."""
+SOFT_CASES = ((8, 32), (1, 32))
 TIMEOUT_TESTS = 240
 # test_glcm_oracle skips itself without scikit-image
-GPU_TESTS = ("tests/test_gpu.py", "tests/test_triton.py", "tests/test_glcm_errors.py", "tests/test_glcm_oracle.py")
+GPU_TESTS = tuple(f"tests/test_{name}.py" for name in ("gpu", "triton", "soft", "glcm_errors", "glcm_oracle"))
 
 
 def run_tests(seconds: float) -> dict[str, Any]:
@@ -139,6 +140,26 @@ def glcm_cases(deadline: float) -> tuple[list[dict[str, Any]], list[str]]:
     return rows, left_out
 
 
+def soft_cases() -> list[dict[str, Any]]:
+    """Time forward and backward of the differentiable matrix against what one writes without it."""
+    from .test_soft import product_of_weights, soft_mas_glcm, step
+
+    rows = []
+    for batch, levels in SOFT_CASES:
+        sets = [images[:, None].float() / 255 for images in inputs("natural", batch)]
+        ours = lambda x, n: soft_mas_glcm(x, levels=n, impl="triton", check_finite=False)  # noqa: E731
+        eager = lambda x, n: soft_mas_glcm(x, levels=n, impl="reference", check_finite=False)  # noqa: E731
+        expected = step(eager, sets[0], levels)
+        found = step(ours, sets[0], levels)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
+        row: dict[str, Any] = {"case": f"soft, {batch} x {SIDE} x {SIDE}, {levels} levels, forward and backward"}
+        peers_of = {"triton": ours, "torch index_add": eager, "torch matrix products": product_of_weights}
+        for name, function in peers_of.items():
+            row[name] = time_ms(lambda turn, f=function, x=sets, n=levels: step(f, x[turn], n), repeat_ms=80)
+        rows.append(row)
+    return rows
+
+
 def _commit() -> str:
     done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     return done.stdout.strip() or "unknown"
@@ -191,6 +212,7 @@ def main() -> int:
     write_json(path, report)  # whatever happens next, the tests' outcome is kept
     report["copy_bytes_per_second"] = copy_bandwidth()
     report["glcm"], report["left_out"] = glcm_cases(start + arguments.seconds)
+    report["soft"] = soft_cases() if time.monotonic() < start + arguments.seconds else []
     report["seconds"] = round(time.monotonic() - start, 1)
     write_json(path, report)
 
@@ -211,6 +233,9 @@ def main() -> int:
         for way, timing in row.get("ways", {}).items():
             told = f"{timing['ms']:9.3f}" if isinstance(timing, dict) else timing
             print(f"    {way:34} {told}")
+    for row in report["soft"]:
+        times = ", ".join(f"{name} {timing['ms']:.3f}" for name, timing in row.items() if name != "case")
+        print(f"{row['case']}: {times} ms")
     if report["left_out"]:
         print(f"no time for: {', '.join(report['left_out'])}")
     print(f"\n{path}, {report['seconds']} s")

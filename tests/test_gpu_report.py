@@ -22,6 +22,7 @@ def report(monkeypatch):
     monkeypatch.setattr(gpu_report, "DEVICE", "cpu")
     monkeypatch.setattr(gpu_report, "SIDE", 12)
     monkeypatch.setattr(gpu_report, "CASES", (("natural", 2, 32), ("flat", 1, 256)))
+    monkeypatch.setattr(gpu_report, "SOFT_CASES", ((1, 8),))
     monkeypatch.setattr(gpu_report, "time_ms", call_once)
     monkeypatch.setattr(gpu_report, "copy_bandwidth", lambda: 1e12)
     monkeypatch.setattr(gpu_report, "run_tests", lambda seconds: {"exit_code": 0, "passed": 3, "tail": ""})
@@ -42,6 +43,7 @@ def test_writes_what_it_measured(report, monkeypatch, tmp_path, capsys):
     natural, flat = content["glcm"]
     assert natural["updates_per_second"] > 0 and natural["times_faster_than_best_torch"] == 1
     assert natural["ways"]["counts"]["ms"] == natural["ways"]["product"]["ms"] == 2.0
+    assert content["soft"][0]["triton"]["ms"] == 2.0
     assert "shared" in natural["ways"] and "ways" not in flat
     assert "Stub GPU" in capsys.readouterr().out
 

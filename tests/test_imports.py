@@ -48,6 +48,8 @@ def layer(module: str) -> str:
 
 BACKENDS = {"reference", "triton", "cpu"}
 PARTS = {"": {"api"}, "api": {"ops", "checks", "spec"}, "ops": {*BACKENDS, "spec"}, "spec": set()}
+PARTS |= {backend: {"spec", "weights"} for backend in BACKENDS}
+SHARED = {"spec", "checks", "ops", *BACKENDS}  # an op may build on the same part of another, on its spec and checks
 LIBRARIES = {"cpu": {"torch", "numpy", "numba", "llvmlite"}, "triton": {"torch", "triton"}, "spec": set()}
 PACKAGE = {
     "": {"texture", "data", "evaluation", "kernel"},
@@ -64,6 +66,9 @@ def allowed(importer: str, imported: str) -> bool:
         return True
     if importer.startswith("kernels."):  # downwards inside one op; helpers belong to a part or see only spec
         _, op, part = importer.split(".")
+        other = re.fullmatch(r"kernels\.mas_glcm\.(\w+)", imported)
+        if op != "mas_glcm" and other:
+            return other[1] in SHARED & {part, "spec", "checks"}
         return imported in {f"kernels.{op}.{below}" for below in PARTS.get(part, {"spec"})}
     if importer == "benchmarks":
         return imported != "cli"
@@ -93,6 +98,9 @@ def test_the_rules_refuse_what_they_should():
         ("kernels.mas_glcm.spec", "kernels.mas_glcm.reference"),
         ("kernels.mas_glcm.ops", "texture"),
         ("kernels.mas_glcm.", "kernels.mas_glcm.ops"),
+        ("kernels.soft_glcm.api", "kernels.mas_glcm.ops"),
+        ("kernels.soft_glcm.triton", "kernels.mas_glcm.cpu"),
+        ("kernels.mas_glcm.api", "kernels.soft_glcm.api"),
         ("texture", "kernels.mas_glcm.ops"),
         ("data", "texture"),
         ("texture", "evaluation"),

@@ -41,7 +41,7 @@ class Blocks(NamedTuple):
     firsts: Tensor  # int32 [blocks + 1], of groups
 
 
-def _kept(device: torch.device, make: Callable[[], T]) -> T:
+def kept(device: torch.device, make: Callable[[], T]) -> T:
     """Tensors on ``device`` that outlive the call, made on a thread of their own.
 
     Under ``torch.compile(mode="reduce-overhead")`` whatever this thread allocates lies in the memory pool of a
@@ -74,7 +74,7 @@ def tables_for(request: Request, weighting: str, device: torch.device) -> Tables
         for slot, flip, times in group.uses:
             uses[slot].append([g, flip, times, dy, abs(dx)])
     starts = [sum(map(len, uses[:slot])) for slot in range(len(uses) + 1)]
-    return _kept(
+    return kept(
         device,
         lambda: Tables(
             _int32([use for slot in uses for use in slot], device),
@@ -95,7 +95,7 @@ def blocks_for(request: Request, weighting: str, most: int, device: torch.device
         for g in range(first, last):
             entries += [[g - first, *_within(dy, dx)] for dy, dx in groups[g].offsets]
         starts.append(len(entries))
-    return _kept(device, lambda: Blocks(_int32(entries, device), _int32(starts, device), _int32(firsts, device)))
+    return kept(device, lambda: Blocks(_int32(entries, device), _int32(starts, device), _int32(firsts, device)))
 
 
 @cache
@@ -109,7 +109,7 @@ def columns_for(request: Request, weighting: str, columns: int, device: torch.de
             offsets += [(NOWHERE, 0)] * (PER_COLUMN - len(offsets))
             rows.append([g, *(component for offset in offsets for component in offset)])
     rows += [[0, *([NOWHERE, 0] * PER_COLUMN)]] * (-len(rows) % columns)
-    return _kept(device, lambda: _int32(rows, device))
+    return kept(device, lambda: _int32(rows, device))
 
 
 @cache
@@ -117,4 +117,4 @@ def threshold_table(thresholds: tuple[int, ...], device: torch.device) -> tuple[
     """Thresholds padded to ``2**steps - 1`` entries, and ``steps``."""
     steps = len(thresholds).bit_length()
     padded = [*thresholds, *[2**31 - 1] * (2**steps - 1 - len(thresholds))]
-    return _kept(device, lambda: _int32(padded or [0], device)), steps
+    return kept(device, lambda: _int32(padded or [0], device)), steps
