@@ -2,13 +2,15 @@
 
 Public names: :func:`mas_glcm` (the matrix), :func:`fingerprint` (the vector that tells degradations apart best),
 :func:`glcm` (co-occurrence matrices at any offsets), :class:`MASGLCM` (the module), :func:`soft_mas_glcm`
-(with a gradient), :func:`glcm_offsets`, :func:`texture_features` and :func:`graycoprops` (Haralick features).
+(with a gradient), :func:`local_mas_glcm` (of overlapping windows), :func:`glcm_offsets`, :func:`texture_features`,
+:func:`local_texture_features` and :func:`graycoprops` (Haralick features).
 """
 
 from .evaluation.representations import fingerprint
+from .kernels.local_glcm import local_mas_glcm
 from .kernels.mas_glcm import MASGLCM, glcm, glcm_offsets, mas_glcm
 from .kernels.soft_glcm import soft_mas_glcm
-from .texture import graycoprops, texture_features
+from .texture import graycoprops, local_texture_features, texture_features
 
 __version__ = "0.1.0"
 __all__ = [
@@ -18,6 +20,8 @@ __all__ = [
     "glcm",
     "glcm_offsets",
     "graycoprops",
+    "local_mas_glcm",
+    "local_texture_features",
     "mas_glcm",
     "soft_mas_glcm",
     "texture_features",

@@ -12,10 +12,15 @@ With ``P(i, j)`` the matrix divided by its sum, ``mu_i = sum i P`` and ``sigma_i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .kernels.local_glcm import checked_size, local_mas_glcm, raise_if_not_finite
+
+BAND_CELLS = 1 << 24
+"""Matrix elements that :func:`local_texture_features` holds at a time."""
 NO_SPREAD = 1e-15
 """Standard deviations below this count as zero, as in scikit-image."""
 
@@ -141,6 +146,47 @@ def texture_features(matrix: Tensor, props: Sequence[str] = PROPS) -> Tensor:
     if len(props) == 0:
         raise ValueError(f"props must not be empty; allowed are {', '.join(PROPS)}")
     return torch.stack(_features(matrix, props), dim=-1)
+
+
+def local_texture_features(
+    images: Tensor,
+    window: int | tuple[int, int],
+    stride: int | tuple[int, int] = 1,
+    props: Sequence[str] = PROPS,
+    **options: Any,
+) -> Tensor:
+    """Maps of texture features: those of the co-occurrence matrix of every window of a grid.
+
+    Args:
+        images: ``[B, 1 or 3, H, W]``.
+        window: height and width of a window in pixels, or one number for both.
+        stride: from a window to the next, down and across, in pixels.
+        props: names out of :data:`PROPS`.
+        options: of :func:`bdg_fast.local_mas_glcm`: angles, scales, levels, source, ...
+
+    Returns:
+        float32 ``[B, len(props), rows, columns]``. A few rows of windows are computed at a time, so that memory does
+        not grow with their number.
+
+    Raises:
+        TypeError, ValueError: as :func:`bdg_fast.local_mas_glcm` and :func:`texture_features`.
+    """
+    texture_features(torch.ones(1, 1), props)  # bad names end here
+    one = local_mas_glcm(images[:0], window, stride, **options)  # and bad options here
+    _, rows, columns, levels, _ = one.shape
+    (height, _), (down, _) = checked_size("window", window), checked_size("stride", stride)
+    if options.get("check_finite", True) and images.is_floating_point():
+        raise_if_not_finite(images)
+    options = {**options, "check_finite": False}
+    band = max(1, BAND_CELLS // max(columns * levels * levels, 1))
+    maps = torch.empty((len(images), len(props), rows, columns), device=images.device)
+    for b in range(len(images)):
+        for top in range(0, rows, band):
+            bottom = min(top + band, rows)
+            part = images[b : b + 1, :, top * down : (bottom - 1) * down + height]
+            features = texture_features(local_mas_glcm(part, window, stride, **options)[0], props)
+            maps[b, :, top:bottom] = features.movedim(-1, 0)
+    return maps
 
 
 def _features(matrix: Tensor, props: Sequence[str]) -> list[Tensor]:

@@ -143,7 +143,7 @@ def glcm(
 
     if images.dtype in (torch.float16, torch.bfloat16):
         images = images.to(torch.float32)
-    pixels = _any_strides(images)
+    pixels = any_strides(images)
     masks = np.empty((1, 0, 0), np.bool_) if mask is None else mask.contiguous().numpy()
     mean = np.empty((batch if normalize else 1, request.slot_count, levels, levels), np.float32)
     total = np.empty((1 if normalize else batch, request.slot_count, levels, levels), np.int64)
@@ -233,7 +233,7 @@ def _count_in_parts(
     return np.asarray(finite.all(axis=1))
 
 
-def _any_strides(images: Tensor) -> np.ndarray:
+def any_strides(images: Tensor) -> np.ndarray:
     """The pixels without a copy, in the one array type the loops are compiled for: read-only, any strides."""
     array = images.detach().numpy()
     return np.lib.stride_tricks.as_strided(array, array.shape, array.strides, writeable=False)

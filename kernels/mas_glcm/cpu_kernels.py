@@ -149,7 +149,7 @@ def _not_finite_overload(value):
 
 
 @_jit
-def _level_rows(image, mask, quantizer, void, top, level, left, gray):
+def level_rows(image, mask, quantizer, void, top, level, left, gray):
     """Levels of the rows of ``level`` (uint16, ``void`` where nothing counts), from level-image row ``top``.
 
     ``left`` is the border's width; ``gray`` int32 ``[4, W]`` is scratch: three rows of luma and a residual.
@@ -337,7 +337,7 @@ def count(image, mask, quantizer, work, block, top, bottom, counts):
     for start in range(top, bottom, block):
         rows = min(block, bottom - start)
         here = level[: rows + below]
-        finite &= _level_rows(image, mask, quantizer, void, start, here, left, gray)
+        finite &= level_rows(image, mask, quantizer, void, start, here, left, gray)
         if work.byte_rows:
             _sort_pixels(here.ravel(), stride, left, rows, columns, order, starts)
             _count_byte_rows(here.ravel(), order, starts, quantizer.levels, work, shifts, codes, counts)
