@@ -52,7 +52,10 @@ PARTS |= {backend: {"spec", "weights", "views"} for backend in BACKENDS}
 SHARED = {"spec", "checks", "ops", *BACKENDS}  # an op may build on the same part of another, on its spec and checks
 LIBRARIES = {"cpu": {"torch", "numpy", "numba", "llvmlite"}, "triton": {"torch", "triton"}, "spec": set()}
 PACKAGE = {
-    "": {"texture", "data", "evaluation", "kernel"},
+    "": {"texture", "data", "evaluation", "kernel", "models", "sampler", "schedule"},
+    "models": set(),
+    "schedule": set(),
+    "sampler": {"schedule"},
     "texture": {"kernel"},
     "data": set(),
     "evaluation": {"", "texture", "data", "kernel"},
@@ -106,6 +109,8 @@ def test_the_rules_refuse_what_they_should():
         ("texture", "evaluation"),
         ("evaluation", "cli"),
         ("cli", "benchmarks"),
+        ("schedule", "sampler"),
+        ("models", "schedule"),
         ("", "cli"),
     ]:
         assert not allowed(importer, imported), (importer, imported)

@@ -1,0 +1,192 @@
+"""The residual-diffusion UNet of DiffUIR, RDDM and BDG: predicts what degraded an image, and its noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from .blocks import Attention, Level, ResidualBlock, StandardizedConv2d, TimeEmbedding
+
+HEADS = ("residual", "noise", "both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """Shape of a UNet.
+
+    Attributes:
+        width: channels of the first level, a multiple of 8.
+        multipliers: width of each level relative to the first.
+        heads: what is predicted: ``"residual"``, ``"noise"``, or ``"both"``.
+        shared_encoder: RDDM's variant of ``"both"``: the residual has a decoder of its own, without skip connections.
+        time: what the network takes for a time: ``"scaled"`` (``1000 A_t``, DiffUIR and BDG) or ``"index"``
+            (``t``, RDDM).
+    """
+
+    width: int = 32
+    multipliers: tuple[int, ...] = (1, 1, 1, 1)
+    heads: str = "residual"
+    shared_encoder: bool = False
+    time: str = "scaled"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built, by name."""
+        if self.width < 8 or self.width % 8:
+            raise ValueError(
+                f"width must be a positive multiple of 8 (of the groups that are normalized), got {self.width}"
+            )
+        if not self.multipliers or any(m < 1 for m in self.multipliers):
+            raise ValueError(f"multipliers must be integers >= 1, one a level, got {self.multipliers}")
+        if self.heads not in HEADS:
+            raise ValueError(f"heads must be one of {', '.join(map(repr, HEADS))}, got {self.heads!r}")
+        if self.shared_encoder and self.heads != "both":
+            raise ValueError(f"shared_encoder=True is for heads='both', got heads={self.heads!r}")
+        if self.time not in ("scaled", "index"):
+            raise ValueError(f"time must be 'scaled' or 'index', got {self.time!r}")
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))  # JSON has lists
+
+
+SIZES = {
+    "T": UNetConfig(width=32, multipliers=(1, 1, 1, 1)),
+    "S": UNetConfig(width=32, multipliers=(1, 2, 2, 4)),
+    "B": UNetConfig(width=64, multipliers=(1, 2, 2, 4)),
+    "L": UNetConfig(width=64, multipliers=(1, 2, 4, 8)),
+}
+"""The published sizes, of 0.9, 3.3, 12.4 and 36.3 million parameters."""
+
+
+class UNetOutput(NamedTuple):
+    """What a UNet predicts."""
+
+    residual: Tensor | None  # [B, 3, H, W], x_lq - x_0 in [-2, 2]
+    noise: Tensor | None  # [B, 3, H, W]
+    features: Tensor  # [B, C, h, w], of the bottleneck
+
+
+class UNet(nn.Module):
+    """Residual-diffusion UNet: ``unet(x_t, x_lq, time) -> UNetOutput(residual, noise, features)``.
+
+    Example:
+        >>> unet = UNet(SIZES["T"])
+        >>> image = torch.rand(2, 3, 37, 53) * 2 - 1
+        >>> unet(image, image, torch.tensor([999.0, 10.0])).residual.shape
+        torch.Size([2, 3, 37, 53])
+    """
+
+    def __init__(self, config: UNetConfig | None = None) -> None:
+        """A network of random weights; :meth:`from_pretrained` loads trained ones."""
+        super().__init__()
+        self.config = config = config or UNetConfig()
+        width, time_width = config.width, 4 * config.width
+        widths = [width * m for m in config.multipliers]
+        self.stem = nn.Conv2d(6, width, 7, padding=3)
+        self.time = TimeEmbedding(width)
+        last = len(widths) - 1
+        inner = [width, *widths[:-1]]
+        self.encoder = nn.ModuleList(
+            Level(inner[i], inner[i], widths[i], 0, time_width, "down" if i < last else "same")
+            for i in range(len(widths))
+        )
+        self.middle1 = ResidualBlock(widths[-1], widths[-1], time_width)
+        self.middle_attention = Attention(widths[-1])
+        self.middle2 = ResidualBlock(widths[-1], widths[-1], time_width)
+        self.decoder = _decoder(widths, inner, time_width, skips=True)
+        self.final = ResidualBlock(2 * width, width, time_width)
+        self.head = nn.Conv2d(width, 6 if config.heads == "both" and not config.shared_encoder else 3, 1)
+        if config.shared_encoder:
+            self.residual_decoder = _decoder(widths, inner, time_width, skips=False)
+            self.residual_final = ResidualBlock(width, width, time_width)
+            self.residual_head = nn.Conv2d(width, 3, 1)
+
+    def forward(self, x_t: Tensor, x_lq: Tensor, time: Tensor) -> UNetOutput:
+        """Predict from a noisy image and the degraded one.
+
+        Args:
+            x_t: ``[B, 3, H, W]`` in [-1, 1] and noise, of any height and width.
+            x_lq: the degraded image, ``[B, 3, H, W]`` in [-1, 1].
+            time: float ``[B]`` in network units (`UNetConfig.time`).
+
+        Returns:
+            Residual and noise (None without such a head), and the features of the bottleneck.
+        """
+        height, width = x_t.shape[2:]
+        x = _padded(torch.cat((x_t, x_lq), 1), 2 ** len(self.encoder))
+        embedding = self.time(time)
+        x = first = self.stem(x)
+        skips: list[Tensor] = []
+        for level in _levels(self.encoder):
+            x = level.block1(x, embedding)
+            skips.append(x)
+            x = level.attention(level.block2(x, embedding))
+            skips.append(x)
+            x = level.resampled(x)
+        x = self.middle2(self.middle_attention(self.middle1(x, embedding)), embedding)
+        features = x
+        for level in _levels(self.decoder):
+            x = level.block1(torch.cat((x, skips.pop()), 1), embedding)
+            x = level.attention(level.block2(torch.cat((x, skips.pop()), 1), embedding))
+            x = level.resampled(x)
+        found = self.head(self.final(torch.cat((x, first), 1), embedding))[:, :, :height, :width]
+        if not self.config.shared_encoder:
+            residual = found[:, :3] if self.config.heads != "noise" else None
+            noise = found[:, -3:] if self.config.heads != "residual" else None
+            return UNetOutput(residual, noise, features)
+        x = features
+        for level in _levels(self.residual_decoder):
+            x = level.attention(level.block2(level.block1(x, embedding), embedding))
+            x = level.resampled(x)
+        residual = self.residual_head(self.residual_final(x, embedding))[:, :, :height, :width]
+        return UNetOutput(residual, found, features)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **hub: Any) -> UNet:
+        """Load a checkpoint: see :func:`bdg_fast.models.checkpoints.load_unet`."""
+        from .checkpoints import load_unet
+
+        return load_unet(path, **hub)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors`` into ``folder``."""
+        from .checkpoints import save_unet
+
+        save_unet(self, folder)
+
+    def fold(self) -> UNet:
+        """Standardize the weights of all convolutions once, in place: the same results, faster, no training."""
+        for module in self.modules():
+            for name, child in list(module.named_children()):
+                if isinstance(child, StandardizedConv2d):
+                    setattr(module, name, child.folded())
+        return self.requires_grad_(False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration, for JSON."""
+        return asdict(self.config)
+
+
+def _levels(levels: nn.ModuleList) -> list[Level]:
+    return cast("list[Level]", list(levels))
+
+
+def _decoder(widths: Sequence[int], inner: Sequence[int], time_width: int, skips: bool) -> nn.ModuleList:
+    levels = []
+    for i in reversed(range(len(widths))):
+        skip = inner[i] if skips else 0
+        levels.append(Level(widths[i], widths[i], inner[i], skip, time_width, "up" if i > 0 else "same"))
+    return nn.ModuleList(levels)
+
+
+def _padded(x: Tensor, multiple: int) -> Tensor:
+    """Continue ``[B, C, H, W]`` to the right and below by reflection, to multiples of ``multiple``."""
+    for dim in (2, 3):
+        size = x.shape[dim]
+        if size % multiple:
+            # back and forth, so that images smaller than their padding do too
+            index = torch.arange(size + -size % multiple, device=x.device) % max(2 * size - 2, 1)
+            x = x.index_select(dim, torch.minimum(index, 2 * size - 2 - index) if size > 1 else index)
+    return x

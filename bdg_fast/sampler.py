@@ -1,0 +1,196 @@
+"""From a degraded image to a restored one: reverse steps of residual and noise.
+
+A step needs the residual and the noise. A network with one head leaves the other to the closed form
+``x_t = x_0 + A_t res + B_t eps - D_t x_lq`` with ``x_0 = x_lq - res``:
+
+    eps = (x_t - (1 - D_t) x_lq - (A_t - 1) res) / B_t
+    res = (x_t - (1 - D_t) x_lq - B_t eps) / (A_t - 1)
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .schedule import ResidualSchedule
+
+METHODS = ("ddim", "ddpm", "paper")
+OFFICIAL = ("use_pred_noise", "use_x_start", "special_eta_0", "special_eta_1")
+"""DiffUIR's own updates by the names in its code, for its checkpoints; RDDM's is ``"ddim"``."""
+
+
+class Prediction(Protocol):
+    """What a network returns: `bdg_fast.models.UNetOutput`."""
+
+    @property
+    def residual(self) -> Tensor | None:
+        """``[B, 3, H, W]``."""
+
+    @property
+    def noise(self) -> Tensor | None:
+        """``[B, 3, H, W]``."""
+
+
+Network = Callable[[Tensor, Tensor, Tensor], Prediction]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a callback sees of one reverse step; images ``[B, 3, H, W]`` in [-1, 1] and noise."""
+
+    index: int
+    t: int
+    s: int  # -1 at the last step
+    x_t: Tensor
+    residual: Tensor
+    noise: Tensor
+    x_0: Tensor  # the restored image as predicted here, clamped
+    x_s: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualSampler:
+    """Reverse diffusion in a few steps.
+
+    Attributes:
+        schedule: of the coefficients.
+        steps: network evaluations.
+        method: ``"ddim"`` (``eta = 0``, deterministic after the start), ``"ddpm"`` (``eta = 1``), ``"paper"`` (the mean
+            of ``"ddpm"`` without its noise, as published), or one of :data:`OFFICIAL`.
+        eta: in [0, 1], overrides that of ``"ddim"``; share of fresh noise a step.
+        start_noise: standard deviation of the noise at the start; default ``B_T``. DiffUIR takes 0.1.
+        clamp_residual: limit the predicted residual to [-1, 1] as the official codes do. Its true range is [-2, 2]:
+            with the limit strong darkness or haze is not fully undone.
+        time: units of the network's time (`UNetConfig.time`).
+    """
+
+    schedule: ResidualSchedule
+    steps: int = 3
+    method: str = "ddim"
+    eta: float | None = None
+    start_noise: float | None = None
+    clamp_residual: bool = False
+    time: str = "scaled"
+
+    def __post_init__(self) -> None:
+        """Refuse bad settings, by name."""
+        self.schedule.times(self.steps)
+        if self.method not in METHODS + OFFICIAL:
+            raise ValueError(f"method must be one of {', '.join(map(repr, METHODS + OFFICIAL))}, got {self.method!r}")
+        if self.eta is not None and (self.method in ("ddpm", "paper") or not 0 <= self.eta <= 1):
+            raise ValueError(f"eta must be in [0, 1] and goes with 'ddim' or an official method, got {self.eta}")
+        if self.start_noise is not None and not self.start_noise >= 0:
+            raise ValueError(f"start_noise must not be negative, got {self.start_noise}")
+
+    @classmethod
+    def official(cls, steps: int = 3, delta_end: float = 1.8e-3) -> ResidualSampler:
+        """DiffUIR's, to the bit of its intermediates: for its checkpoints."""
+        return cls(
+            schedule=ResidualSchedule.linear(delta_end=delta_end),
+            steps=steps,
+            method="use_pred_noise",
+            start_noise=0.1,
+            clamp_residual=True,
+        )
+
+    def start(self, x_lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """``x_T = (1 - D_T) x_lq + noise``, of the shape and type of ``x_lq``."""
+        _, b, d = self.schedule.at(len(self.schedule) - 1)
+        z = torch.randn(x_lq.shape, generator=generator, dtype=x_lq.dtype, device=x_lq.device)
+        return (1 - d) * x_lq + (b if self.start_noise is None else self.start_noise) * z
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        network: Network,
+        x_lq: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        x_start: Tensor | None = None,
+        callback: Callable[[Step], object] | None = None,
+    ) -> Tensor:
+        """Restore images.
+
+        Args:
+            network: ``network(x_t, x_lq, time)`` with residual, noise, or both.
+            x_lq: degraded images, float ``[B, 3, H, W]`` in [-1, 1].
+            generator: of all randomness, on the device of ``x_lq``; results repeat with its seed.
+            x_start: to begin from, instead of :meth:`start`.
+            callback: called after every step; ``trajectory`` collects them.
+
+        Returns:
+            Restored images, in [-1, 1].
+        """
+        x = self.start(x_lq, generator) if x_start is None else x_start
+        times = self.schedule.times(self.steps)
+        for index, (t, s) in enumerate(itertools.pairwise(times)):
+            time = self.schedule.network_time(t, self.time).to(x_lq.device).expand(len(x_lq))
+            found = network(x, x_lq, time)
+            residual, noise, x_0 = self._complete(found, x, x_lq, t)
+            x_s = x_0 if s < 0 else self._update(x, x_lq, residual, noise, x_0, t, s, generator)
+            if callback is not None:
+                callback(Step(index, t, s, x, residual, noise, x_0, x_s))
+            x = x_s
+        return x
+
+    def trajectory(self, network: Network, x_lq: Tensor, **options: object) -> list[Step]:
+        """All steps of a call; the last ``x_s`` is its result."""
+        steps: list[Step] = []
+        self(network, x_lq, callback=steps.append, **options)  # type: ignore[arg-type]
+        return steps
+
+    def _complete(self, found: Prediction, x: Tensor, x_lq: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Residual, noise and ``x_0`` from what the network predicts."""
+        a, b, d = self.schedule.at(t)
+        residual, noise = found.residual, found.noise
+        if residual is not None and self.clamp_residual:
+            residual = residual.clamp(-1, 1)
+        rest = x - (1 - d) * x_lq
+        if residual is None:
+            if noise is None:
+                raise ValueError("network must predict a residual, noise, or both, got neither")
+            if a == 1:
+                raise ValueError(f"the residual cannot be told from noise alone at t = {t}, where A_t = 1")
+            residual = (rest - b * noise) / (a - 1)
+        both = noise is not None
+        if noise is None:
+            noise = (rest - (a - 1) * residual) / b
+        x_0 = x - a * residual - b * noise + d * x_lq if both else x_lq - residual
+        return residual, noise, x_0.clamp(-1, 1)
+
+    def _update(
+        self,
+        x: Tensor,
+        x_lq: Tensor,
+        residual: Tensor,
+        noise: Tensor,
+        x_0: Tensor,
+        t: int,
+        s: int,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        eta = {"ddpm": 1.0, "paper": 1.0}.get(self.method, self.eta or 0.0)
+        step = self.schedule.coefficients(t, s, eta)
+        out = x - step.residual * residual
+        (a_t, b_t, d_t), (a_s, b_s, d_s) = self.schedule.at(t), self.schedule.at(s)
+        fresh = step.sigma
+        if self.method in METHODS:
+            out = out - step.noise * noise + step.degraded * x_lq
+            fresh = 0.0 if self.method == "paper" else fresh
+        elif self.method == "use_pred_noise":
+            out = out + step.degraded * x_lq  # the noise term is dropped there
+        elif self.method == "use_x_start":
+            kept = b_s**2 / b_t**2  # whatever eta is
+            out = kept * x + (1 - kept) * x_0 + (a_s - a_t * kept) * residual - (d_s - d_t * kept) * x_lq
+        elif self.method == "special_eta_0":
+            out, fresh = out - (b_t - b_s) * noise, 0.0
+        else:
+            out = out - (b_t**2 - b_s**2) / b_t * noise
+        if fresh > 0:
+            out = out + fresh * torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        return out

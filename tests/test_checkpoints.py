@@ -1,0 +1,148 @@
+"""Checkpoints: our own come back as they were, official ones load, everything else is refused by name."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from bdg_fast import SIZES, UNet, UNetConfig
+from bdg_fast.models.checkpoints import CheckpointError
+
+FIXTURES = Path(__file__).with_name("fixtures") / "diffuir"
+SMALL = UNetConfig(width=8, multipliers=(1, 2))
+
+
+@pytest.fixture
+def state():
+    return load_file(FIXTURES / "T_state.safetensors")
+
+
+def equal(a, b):
+    left, right = a.state_dict(), b.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+@pytest.mark.parametrize(
+    "config", [SMALL, UNetConfig(width=8, multipliers=(1,), heads="both"),
+               UNetConfig(width=8, multipliers=(1, 1), heads="both", shared_encoder=True, time="index")], ids=str,
+)  # fmt: skip
+def test_saved_and_loaded(config, tmp_path):
+    unet = UNet(config)
+    unet.save_pretrained(tmp_path / "model")
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
+    loaded = UNet.from_pretrained(tmp_path / "model")
+    assert loaded.config == config
+    assert equal(loaded, unet)
+    assert not loaded.training and all(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_official_training_checkpoint_gives_the_averaged_weights(state, tmp_path):
+    buffers = {"alphas": torch.zeros(1000), "delta_cumsum": torch.zeros(1000), "posterior_variance": torch.zeros(1000)}
+    online = {**buffers, **{key: tensor + 1 for key, tensor in state.items()}}
+    averaged = {**buffers, **state}
+    ema = {"initted": torch.tensor([True]), "step": torch.tensor([3])}
+    ema |= {f"online_model.{k}": v for k, v in online.items()} | {f"ema_model.{k}": v for k, v in averaged.items()}
+    content = {"step": 300, "model": online, "opt0": {"state": {}, "param_groups": []}, "ema": ema, "scaler": None}
+    torch.save(content, tmp_path / "model-300.pt")
+    expected = UNet.from_pretrained(FIXTURES / "T_state.safetensors")
+    assert equal(UNet.from_pretrained(tmp_path / "model-300.pt"), expected)
+    del content["ema"]
+    torch.save(content, tmp_path / "model-300.pt")
+    found = UNet.from_pretrained(tmp_path / "model-300.pt")
+    assert torch.equal(found.stem.weight, expected.stem.weight + 1)
+    assert found.config == SIZES["T"]
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "unet0.", "model.unet0.", "ema_model.model.unet0.", "_orig_mod."])
+def test_bare_state_dicts_of_any_prefix(state, prefix, tmp_path):
+    bare = {prefix + key.removeprefix("model.unet0."): tensor for key, tensor in state.items()}
+    bare["total_ops"] = torch.tensor([1.0])
+    torch.save(bare, tmp_path / "weights.pt")
+    save_file(bare, tmp_path / "weights.safetensors")
+    expected = UNet.from_pretrained(FIXTURES / "T_state.safetensors")
+    for suffix in ("pt", "safetensors"):
+        assert equal(UNet.from_pretrained(tmp_path / f"weights.{suffix}"), expected)
+
+
+def test_keys_that_do_not_fit_are_named(state, tmp_path):
+    del state["model.unet0.mid_block1.block1.proj.bias"]
+    state["model.unet0.extra.weight"] = torch.zeros(1)
+    state["model.unet0.time_mlp.1.weight"] = torch.zeros(128, 31)
+    save_file(state, tmp_path / "bad.safetensors")
+    with pytest.raises(CheckpointError) as raised:
+        UNet.from_pretrained(tmp_path / "bad.safetensors")
+    message = str(raised.value)
+    assert "bad.safetensors" in message
+    assert "1 missing: middle1.conv1.bias" in message
+    assert "1 surplus: extra.weight" in message
+    assert "1 misshaped: time.linear1.weight [128, 31] instead of [128, 32]" in message
+
+
+def test_two_unets_are_refused(state, tmp_path):
+    state |= {key.replace("unet0", "unet1"): tensor.clone() for key, tensor in state.items()}
+    save_file(state, tmp_path / "two.safetensors")
+    with pytest.raises(CheckpointError, match="holds two UNets"):
+        UNet.from_pretrained(tmp_path / "two.safetensors")
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path, capsys):
+    torch.save({"weights": Evil()}, tmp_path / "evil.pt")
+    (tmp_path / "text.safetensors").write_text("hello")
+    torch.save([1, 2], tmp_path / "list.pt")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    torch.save({"step": 3}, tmp_path / "empty.pt")
+    for name, message in (
+        ("evil.pt", "weights_only=True"),
+        ("text.safetensors", "damaged or no safetensors"),
+        ("list.pt", "holds a list, not a state dict"),
+        ("other.safetensors", "no residual-diffusion UNet"),
+        ("empty.pt", "holds no weights"),
+    ):
+        with pytest.raises(CheckpointError, match=message) as raised:
+            UNet.from_pretrained(tmp_path / name)
+        assert name in str(raised.value)
+    assert "executed" not in capsys.readouterr().out
+    for missing in ("nowhere.pt", "a/b/c", "nowhere.safetensors"):
+        with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+            UNet.from_pretrained(tmp_path / missing)
+
+
+def test_folders_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
+        UNet.from_pretrained(tmp_path)
+    UNet(SMALL).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["unet"]["width"] = 16
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="misshaped"):
+        UNet.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"unet": {"depth": 3}}')
+    with pytest.raises(CheckpointError, match="no configuration of a UNet"):
+        UNet.from_pretrained(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_model(tmp_path, monkeypatch):
+    old = UNet(SMALL)
+    old.save_pretrained(tmp_path)
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        UNet(SMALL).save_pretrained(tmp_path)
+    monkeypatch.undo()
+    assert equal(UNet.from_pretrained(tmp_path), old)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_folded_networks_are_not_saved(tmp_path):
+    with pytest.raises(ValueError, match="a folded UNet cannot be saved"):
+        UNet(SMALL).fold().save_pretrained(tmp_path)
