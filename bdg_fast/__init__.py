@@ -4,7 +4,7 @@ Public names: :func:`mas_glcm` (the matrix), :func:`fingerprint` (the vector tha
 :func:`glcm` (co-occurrence matrices at any offsets), :class:`MASGLCM` (the module), :func:`soft_mas_glcm`
 (with a gradient), :func:`local_mas_glcm` (of overlapping windows), :func:`glcm_offsets`, :func:`texture_features`,
 :func:`local_texture_features` and :func:`graycoprops` (Haralick features).
-Restoration, being built: :class:`UNet`, :class:`ResidualSchedule`, :class:`ResidualSampler`.
+Restoration: :class:`Restorer` (pictures), :class:`UNet`, :class:`ResidualSchedule`, :class:`ResidualSampler`.
 """
 
 from .evaluation.representations import fingerprint
@@ -12,6 +12,7 @@ from .kernels.local_glcm import local_mas_glcm
 from .kernels.mas_glcm import MASGLCM, glcm, glcm_offsets, mas_glcm
 from .kernels.soft_glcm import soft_mas_glcm
 from .models import SIZES, UNet, UNetConfig, UNetOutput
+from .restorer import Restorer
 from .sampler import ResidualSampler
 from .schedule import ResidualSchedule
 from .texture import graycoprops, local_texture_features, texture_features
@@ -22,6 +23,7 @@ __all__ = [
     "SIZES",
     "ResidualSampler",
     "ResidualSchedule",
+    "Restorer",
     "UNet",
     "UNetConfig",
     "UNetOutput",

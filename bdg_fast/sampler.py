@@ -88,6 +88,22 @@ class ResidualSampler:
             raise ValueError(f"start_noise must not be negative, got {self.start_noise}")
 
     @classmethod
+    def of(cls, family: str, steps: int = 3, delta_end: float = 1.8e-3) -> ResidualSampler:
+        """The sampler that weights of a family were made for: ``"bdg"``, ``"diffuir"`` or ``"rddm"``."""
+        if family == "diffuir":
+            return cls.official(steps, delta_end)
+        if family == "rddm":
+            return cls(
+                schedule=ResidualSchedule.rddm(), steps=steps, start_noise=1.0, clamp_residual=True, time="index"
+            )
+        return cls(schedule=ResidualSchedule.linear(delta_end=delta_end), steps=steps)
+
+    @property
+    def draws(self) -> bool:
+        """Whether steps draw noise, beyond the start."""
+        return self.method == "ddpm" or bool(self.eta)
+
+    @classmethod
     def official(cls, steps: int = 3, delta_end: float = 1.8e-3) -> ResidualSampler:
         """DiffUIR's, to the bit of its intermediates: for its checkpoints."""
         return cls(
@@ -98,10 +114,12 @@ class ResidualSampler:
             clamp_residual=True,
         )
 
-    def start(self, x_lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """``x_T = (1 - D_T) x_lq + noise``, of the shape and type of ``x_lq``."""
+    def start(self, x_lq: Tensor, generator: torch.Generator | None = None, noise: Tensor | None = None) -> Tensor:
+        """``x_T = (1 - D_T) x_lq`` and noise, as ``x_lq``; standard ``noise`` is drawn if it is not given."""
         _, b, d = self.schedule.at(len(self.schedule) - 1)
-        z = torch.randn(x_lq.shape, generator=generator, dtype=x_lq.dtype, device=x_lq.device)
+        z = noise
+        if z is None:
+            z = torch.randn(x_lq.shape, generator=generator, dtype=x_lq.dtype, device=x_lq.device)
         return (1 - d) * x_lq + (b if self.start_noise is None else self.start_noise) * z
 
     @torch.no_grad()

@@ -1,13 +1,14 @@
 """Checkpoints: our own come back as they were, official ones load, everything else is refused by name."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bdg_fast import SIZES, UNet, UNetConfig
+from bdg_fast import SIZES, Restorer, UNet, UNetConfig
 from bdg_fast.models.checkpoints import CheckpointError
 
 FIXTURES = Path(__file__).with_name("fixtures") / "diffuir"
@@ -52,7 +53,7 @@ def test_official_training_checkpoint_gives_the_averaged_weights(state, tmp_path
     torch.save(content, tmp_path / "model-300.pt")
     found = UNet.from_pretrained(tmp_path / "model-300.pt")
     assert torch.equal(found.stem.weight, expected.stem.weight + 1)
-    assert found.config == SIZES["T"]
+    assert found.config == replace(SIZES["T"], family="diffuir")
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "unet0.", "model.unet0.", "ema_model.model.unet0.", "_orig_mod."])
@@ -64,6 +65,16 @@ def test_bare_state_dicts_of_any_prefix(state, prefix, tmp_path):
     expected = UNet.from_pretrained(FIXTURES / "T_state.safetensors")
     for suffix in ("pt", "safetensors"):
         assert equal(UNet.from_pretrained(tmp_path / f"weights.{suffix}"), expected)
+
+
+def test_the_schedule_is_read_off_official_files(state, tmp_path):
+    state["delta"] = torch.linspace(1e-6, 1.5e-3, 1000)
+    save_file(state, tmp_path / "weights.safetensors")
+    unet = UNet.from_pretrained(tmp_path / "weights.safetensors")
+    assert unet.config.delta_end == pytest.approx(1.5e-3, rel=1e-6)
+    unet.save_pretrained(tmp_path / "ours")
+    assert UNet.from_pretrained(tmp_path / "ours").config == unet.config
+    assert Restorer(unet).sampler.method == "use_pred_noise"
 
 
 def test_keys_that_do_not_fit_are_named(state, tmp_path):

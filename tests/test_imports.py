@@ -52,14 +52,15 @@ PARTS |= {backend: {"spec", "weights", "views"} for backend in BACKENDS}
 SHARED = {"spec", "checks", "ops", *BACKENDS}  # an op may build on the same part of another, on its spec and checks
 LIBRARIES = {"cpu": {"torch", "numpy", "numba", "llvmlite"}, "triton": {"torch", "triton"}, "spec": set()}
 PACKAGE = {
-    "": {"texture", "data", "evaluation", "kernel", "models", "sampler", "schedule"},
+    "": {"texture", "data", "evaluation", "kernel", "models", "restorer", "sampler", "schedule"},
     "models": set(),
     "schedule": set(),
     "sampler": {"schedule"},
     "texture": {"kernel"},
     "data": set(),
     "evaluation": {"", "texture", "data", "kernel"},
-    "cli": {"", "texture", "data", "evaluation", "kernel"},
+    "restorer": {"data", "models", "sampler"},
+    "cli": {"", "texture", "data", "evaluation", "kernel", "restorer"},
 }
 
 

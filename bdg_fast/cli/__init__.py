@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from bdg_fast import __version__
 
-from . import demo, glcm, probe
+from . import demo, glcm, probe, restore
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,12 +19,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="bdg-fast",
-        description="Fingerprints of image degradation from gray-level co-occurrence matrices.",
+        description="Restores degraded images, and tells how they are degraded (gray-level co-occurrence matrices).",
         epilog="`bdg-fast COMMAND --help` explains a command, with examples.",
     )
     parser.add_argument("--version", action="version", version=f"bdg-fast {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (glcm, probe, demo):
+    for command in (restore, glcm, probe, demo):
         command.add_parser(subparsers)
     arguments = parser.parse_args(argv)
     try:

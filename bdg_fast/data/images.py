@@ -99,6 +99,22 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
     return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
 
 
+def open_image(path: str | os.PathLike[str]) -> Image.Image:
+    """A decoded PIL image (of an animation the first frame), with its metadata.
+
+    Raises:
+        ImageReadError: the file is missing, damaged, not an image, or suspiciously large.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(path)
+            image.load()
+    except Exception as error:  # as in read_image
+        raise ImageReadError(f"{os.fspath(path)}: {error}") from error
+    return image
+
+
 def bundled_photographs() -> list[Path]:
     """Eleven photographs, public domain or CC0, that come with the package (see ``photos/manifest.csv``)."""
     return sorted(Path(__file__).with_name("photos").glob("*.jpg"))

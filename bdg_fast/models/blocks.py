@@ -132,7 +132,7 @@ class Attention(nn.Module):
         """``[B, C, H, W]`` to the same."""
         batch, _, height, width = x.shape
         qkv = self.qkv(self.norm(x)).view(batch, 3, HEADS, HEAD_WIDTH, height * width)
-        q, k, v = qkv.mT.unbind(1)  # [B, heads, n, d]
+        q, k, v = qkv.mT.contiguous().unbind(1)  # [B, heads, n, d]; the memory-saving kernels want rows
         read = F.scaled_dot_product_attention(q, k, v).mT.reshape(batch, HEADS * HEAD_WIDTH, height, width)
         out: Tensor = x + self.out(read)
         return out

@@ -85,8 +85,9 @@ def load_unet(path: str | os.PathLike[str], **hub: Any) -> UNet:
         if path.suffix in (".pt", ".pth", ".safetensors") or len(path.parts) != 2:
             raise FileNotFoundError(f"no checkpoint at {str(path)!r}: give a folder, a file, or a name on the hub")
         return _load_folder(_downloaded(path.as_posix(), **hub))
-    weights = {our_name(name): tensor for name, tensor in official_weights(path).items()}
-    return _filled(infer_config(weights, path), weights, path)
+    official, delta_end = official_weights(path)
+    weights = {our_name(name): tensor for name, tensor in official.items()}
+    return _filled(infer_config(weights, path, delta_end), weights, path)
 
 
 def _downloaded(name: str, **hub: Any) -> Path:
@@ -147,8 +148,10 @@ def _write(path: Path, content: bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
-def official_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def official_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], float]:
     """Weights of an official file by their names without prefixes; averaged ones if the file has them.
+
+    Also the last increment of its schedule's delta, the published 1.8e-3 if the file does not tell.
 
     Raises:
         CheckpointError: not readable by ``weights_only=True``, no weights in it, or two UNets.
@@ -171,10 +174,13 @@ def official_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     elif isinstance(content.get("model"), Mapping):
         state = content["model"]
     weights: dict[str, Tensor] = {}
+    delta_end = 1.8e-3
     for key, tensor in state.items():
         name = str(key)
         while PREFIX.match(name):
             name = PREFIX.sub("", name, count=1)
+        if name == "delta" and isinstance(tensor, Tensor):
+            delta_end = round(tensor[-1].item(), 9)  # a float32 of a decimal number
         if IGNORED.search(name) or not isinstance(tensor, Tensor):
             continue
         if name.startswith("unet1."):
@@ -182,11 +188,13 @@ def official_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         weights[name.removeprefix("unet0.")] = tensor
     if not weights:
         raise CheckpointError(f"{path} holds no weights; its keys begin with {', '.join(map(str, list(content)[:5]))}")
-    return weights
+    return weights, delta_end
 
 
-def infer_config(weights: Mapping[str, Tensor], path: object = "the checkpoint") -> UNetConfig:
-    """Read the shape of a UNet off its weights (our names).
+def infer_config(
+    weights: Mapping[str, Tensor], path: object = "the checkpoint", delta_end: float = 1.8e-3
+) -> UNetConfig:
+    """Read the shape of an official UNet off its weights (our names).
 
     Raises:
         CheckpointError: they are not those of such a UNet.
@@ -201,7 +209,13 @@ def infer_config(weights: Mapping[str, Tensor], path: object = "the checkpoint")
     shared = "residual_head.weight" in weights
     heads = "both" if shared or channels == 6 else "residual"
     return UNetConfig(
-        width=width, multipliers=multipliers, heads=heads, shared_encoder=shared, time="index" if shared else "scaled"
+        width=width,
+        multipliers=multipliers,
+        heads=heads,
+        shared_encoder=shared,
+        time="index" if shared else "scaled",
+        family="rddm" if shared else "diffuir",
+        delta_end=delta_end,
     )
 
 

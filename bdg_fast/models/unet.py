@@ -26,6 +26,8 @@ class UNetConfig:
         shared_encoder: RDDM's variant of ``"both"``: the residual has a decoder of its own, without skip connections.
         time: what the network takes for a time: ``"scaled"`` (``1000 A_t``, DiffUIR and BDG) or ``"index"``
             (``t``, RDDM).
+        family: whose sampler the weights were made for: ``"bdg"`` (ours), ``"diffuir"`` or ``"rddm"``.
+        delta_end: last increment of the schedule's delta that they were trained with.
     """
 
     width: int = 32
@@ -33,6 +35,8 @@ class UNetConfig:
     heads: str = "residual"
     shared_encoder: bool = False
     time: str = "scaled"
+    family: str = "bdg"
+    delta_end: float = 1.8e-3
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built, by name."""
@@ -48,6 +52,8 @@ class UNetConfig:
             raise ValueError(f"shared_encoder=True is for heads='both', got heads={self.heads!r}")
         if self.time not in ("scaled", "index"):
             raise ValueError(f"time must be 'scaled' or 'index', got {self.time!r}")
+        if self.family not in ("bdg", "diffuir", "rddm"):
+            raise ValueError(f"family must be 'bdg', 'diffuir' or 'rddm', got {self.family!r}")
         object.__setattr__(self, "multipliers", tuple(self.multipliers))  # JSON has lists
 
 

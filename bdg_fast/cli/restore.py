@@ -1,0 +1,207 @@
+"""``bdg-fast restore``: restored pictures of files and folders."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from bdg_fast.data.convert import Picture, as_picture
+from bdg_fast.data.images import EXTENSIONS, list_images
+from bdg_fast.restorer import DTYPES, Restorer
+
+from .common import Failures, write_atomically
+
+EXAMPLES = """examples:
+  bdg-fast restore rainy.jpg clear.jpg --checkpoint model-300.pt
+  bdg-fast restore photos/ restored/ --checkpoint model/        a folder and all below it
+  bdg-fast restore 'photos/*.png' restored/ --checkpoint model/ --compare
+
+A checkpoint is a folder that `UNet.save_pretrained` wrote, or an official DiffUIR or RDDM file. Outputs that exist are
+skipped, so that an interrupted run goes on where it stopped.
+
+exit code: 0 done, 1 some files failed (named at the end; the rest is done), 2 bad usage
+"""
+AHEAD = 4
+"""Pictures read ahead of the network, and written behind it."""
+JPEG = {"quality": 95, "subsampling": 0}
+QUALITY = {".jpg": JPEG, ".jpeg": JPEG, ".webp": {"quality": 95}}
+
+
+class Job(NamedTuple):
+    """A file to restore."""
+
+    source: Path
+    target: Path
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command to ``bdg-fast``."""
+    parser = subparsers.add_parser(
+        "restore",
+        help="restore degraded images",
+        description="Restores images with a trained network.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("inputs", nargs="+", metavar="IN", help="image file, folder (and all below), or quoted glob")
+    parser.add_argument("output", type=Path, metavar="OUT", help="folder; for a single file also a file name")
+    parser.add_argument("--checkpoint", metavar="PATH", help="folder or file of trained weights (none comes along yet)")
+    parser.add_argument("--steps", type=int, default=3, help="network evaluations a picture (default 3)")
+    parser.add_argument(
+        "--tile", type=int, metavar="PIXELS", help="largest side evaluated at once (default: by memory)"
+    )
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps ...")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="of the network (default float32)")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
+    parser.add_argument("--compare", action="store_true", help="also write NAME_compare.png: before and after")
+    parser.add_argument("--force", action="store_true", help="restore again what is there already")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Restore, write, and name the files that failed."""
+    if arguments.checkpoint is None:
+        raise ValueError("--checkpoint must name trained weights: none comes with this version")
+    jobs = plan(arguments.inputs, arguments.output)
+    waiting = [job for job in jobs if arguments.force or not job.target.exists()]
+    if len(waiting) < len(jobs):
+        print(f"{len(jobs) - len(waiting)} of {len(jobs)} are there already; --force restores them again")
+    if not waiting:
+        return 0
+    restorer = Restorer.from_pretrained(
+        arguments.checkpoint,
+        steps=arguments.steps,
+        device=_device(arguments.device),
+        dtype=arguments.dtype,
+        tile=arguments.tile,
+        seed=arguments.seed,
+    )
+    failures = Failures()
+    begin, done = time.monotonic(), 0
+    with ThreadPoolExecutor(AHEAD) as writers:
+        pending: list[tuple[Job, Future[None]]] = []
+        bar = tqdm(total=len(waiting), desc="restore", unit="image", disable=not sys.stderr.isatty())
+        for job, picture in _read_ahead(waiting, failures):
+            bar.update()
+            if picture is None:
+                continue
+            try:
+                restored = picture.back(restorer.restore(picture.pixels))
+            except (RuntimeError, ValueError) as error:
+                failures.messages.append(f"{job.source}: {error}")
+                continue
+            pending.append((job, writers.submit(_write, job, restored, arguments.compare)))
+            done += _settle(pending, failures, keep=AHEAD)
+        done += _settle(pending, failures, keep=0)
+        bar.close()
+    seconds = time.monotonic() - begin
+    print(f"{arguments.output}: {done} of {len(waiting)} images, {done / max(seconds, 1e-9):.2f} images/s")
+    return failures.report()
+
+
+def plan(inputs: list[str], output: Path) -> list[Job]:
+    """Which file becomes which; folders keep their layout.
+
+    Raises:
+        ValueError: an output would replace an input, or two inputs would become one output.
+    """
+    jobs = []
+    for argument in inputs:
+        files = list_images([argument])
+        root = Path(argument) if Path(argument).is_dir() else None
+        if (
+            root is None
+            and len(inputs) == len(files) == 1
+            and output.suffix.lower() in EXTENSIONS
+            and not output.is_dir()
+        ):
+            jobs.append(Job(files[0], output))
+        else:
+            jobs += [Job(file, output / (file.relative_to(root) if root else file.name)) for file in files]
+    if output.suffix.lower() in EXTENSIONS and (len(jobs) > 1 or jobs[0].target != output):
+        raise ValueError(f"OUT must be a folder for several images, got {output}")
+    jobs = list(dict.fromkeys(jobs))
+    sources = {job.source.resolve() for job in jobs}
+    targets: dict[Path, Path] = {}
+    for job in jobs:
+        target = job.target.resolve()
+        if target in sources:
+            raise ValueError(f"OUT must not replace an input: {job.target}")
+        if target in targets:
+            raise ValueError(f"OUT would hold {job.target} twice: of {targets[target]} and of {job.source}")
+        targets[target] = job.source
+    return jobs
+
+
+def _device(text: str) -> str:
+    try:
+        return text if text == "auto" else str(torch.device(text))
+    except RuntimeError:
+        raise ValueError(f"--device must be auto, cpu, cuda, cuda:N, mps or the like, got {text!r}") from None
+
+
+def _read(job: Job) -> Picture:
+    return as_picture(job.source)
+
+
+def _read_ahead(jobs: list[Job], failures: Failures) -> Iterator[tuple[Job, Picture | None]]:
+    """Pictures in order, read by threads a few ahead; None for what cannot be read."""
+    with ThreadPoolExecutor(AHEAD) as readers:
+        reading = [(job, readers.submit(_read, job)) for job in jobs[:AHEAD]]
+        for index in range(len(jobs)):
+            job, future = reading.pop(0)
+            if index + AHEAD < len(jobs):
+                reading.append((jobs[index + AHEAD], readers.submit(_read, jobs[index + AHEAD])))
+            try:
+                yield job, future.result()
+            except Exception as error:  # one file must not end the run: decoders raise many types
+                message = str(error)
+                failures.messages.append(message if str(job.source) in message else f"{job.source}: {message}")
+                yield job, None
+
+
+def _settle(pending: list[tuple[Job, Future[None]]], failures: Failures, keep: int) -> int:
+    """Wait for all but ``keep`` writes; returns how many succeeded."""
+    succeeded = 0
+    while len(pending) > keep:
+        job, future = pending.pop(0)
+        try:
+            future.result()
+            succeeded += 1
+        except Exception as error:  # as when reading
+            failures.messages.append(f"{job.target}: not written: {error}")
+    return succeeded
+
+
+def _write(job: Job, restored: Image.Image, compare: bool) -> None:
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    options: dict[str, Any] = dict(QUALITY.get(job.target.suffix.lower(), {}))
+    options |= {str(key): value for key, value in restored.info.items()}
+    if job.target.suffix.lower() in (".jpg", ".jpeg") and restored.mode in ("RGBA", "LA"):
+        restored = restored.convert(restored.mode.removesuffix("A"))  # JPEG has no alpha
+    if compare:
+        picture = _side_by_side(job.source, restored)
+        name = job.target.with_name(f"{job.target.stem}_compare.png")
+        write_atomically(name, lambda file: picture.save(file))
+    # last, as it marks the file as done
+    write_atomically(job.target, lambda file: restored.save(file, **options))
+
+
+def _side_by_side(source: Path, restored: Image.Image) -> Image.Image:
+    with Image.open(source) as before:
+        both = Image.new("RGB", (2 * restored.width, restored.height))
+        both.paste(before.convert("RGB"), (0, 0))
+    after = restored
+    if after.mode.startswith("I"):
+        after = after.point(lambda value: value / 256).convert("L")
+    both.paste(after.convert("RGB"), (restored.width, 0))
+    return both

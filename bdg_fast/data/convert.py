@@ -1,0 +1,149 @@
+"""Pictures of any kind to the network's pixels and back: the caller gets the type that came."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .images import ORIENTATION, UPRIGHT, open_image
+
+KEPT = ("icc_profile", "exif", "dpi")
+"""Entries of ``Image.info`` that stay with a picture."""
+ROTATE = Image.Transpose
+INVERSE = {ROTATE.ROTATE_90: ROTATE.ROTATE_270, ROTATE.ROTATE_270: ROTATE.ROTATE_90}
+"""Of the turns that are not their own inverse."""
+FULL = {torch.uint8: 255.0, torch.uint16: 65535.0}
+"""White of integer types; floating ones have 1."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Pixels to restore, and how to make of the result what came."""
+
+    pixels: Tensor  # float32 [B, 3, H, W] in [0, 1]
+    back: Callable[[Tensor], Any]
+
+
+def as_picture(image: Any) -> Picture:
+    """Take a PIL image, an array, a tensor, or the path of an image file.
+
+    - PIL: modes 1, L, LA, RGB, RGBA and 16-bit gray come back as they are (1 as L), all others as RGB. Alpha, ICC
+      profile and EXIF data are kept; pixels are turned upright for the network and back.
+    - array: ``[H, W]`` or ``[H, W, C]``, C = 1, 3 or 4 (the last is alpha), uint8, uint16, or floating in [0, 1].
+    - tensor: ``[C, H, W]`` or ``[B, C, H, W]`` of the same types.
+    - path: read, then as a PIL image.
+
+    Raises:
+        TypeError, ValueError: anything else, by name. ImageReadError: an unreadable file.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return _from_pil(open_image(image))
+    if isinstance(image, Image.Image):
+        return _from_pil(image)
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    if isinstance(image, Tensor):
+        return _from_tensor(image)
+    raise TypeError(f"image must be a PIL image, an array, a tensor or a path, got {type(image).__name__}")
+
+
+def _from_tensor(image: Tensor) -> Picture:
+    if image.ndim not in (3, 4) or image.shape[-3] not in (1, 3, 4) or 0 in image.shape[-2:]:
+        raise ValueError(f"image must have shape [C, H, W] or [B, C, H, W], C = 1, 3 or 4, got {list(image.shape)}")
+    if image.dtype not in FULL and not image.is_floating_point():
+        raise TypeError(f"image must be uint8, uint16 or floating, got {str(image.dtype).removeprefix('torch.')}")
+    full = FULL.get(image.dtype, 1.0)
+    whole = image.detach() if image.ndim == 4 else image.detach()[None]
+    channels = whole.shape[1]
+    colour = whole[:, :3].to(torch.float32) / full
+    if not bool(colour.isfinite().all()):
+        raise ValueError("image must be finite, got NaN or infinity")
+
+    def back(result: Tensor) -> Tensor:
+        result = result.to(whole.device)
+        if channels == 1:
+            result = result.mean(1, keepdim=True)
+        scaled = result.clamp(0, 1).to(torch.float32) * full
+        out = (scaled.round().to(torch.int32) if full > 1 else scaled).to(image.dtype)
+        if channels == 4:
+            # torch.cat does not know uint16
+            joined = torch.empty_like(whole)
+            joined[:, :3], joined[:, 3:] = out, whole[:, 3:]
+            out = joined
+        return out if image.ndim == 4 else out[0]
+
+    return Picture(colour.clamp(0, 1).expand(-1, 3, -1, -1), back)
+
+
+def _from_array(image: np.ndarray) -> Picture:
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
+        raise ValueError(f"image must have shape [H, W] or [H, W, C], C = 1, 3 or 4, got {list(image.shape)}")
+    if image.dtype not in (np.uint8, np.uint16, np.float16, np.float32, np.float64):
+        raise TypeError(f"image must be uint8, uint16 or floating, got {image.dtype}")
+    planes = image[:, :, None] if image.ndim == 2 else image
+    inner = _from_tensor(torch.from_numpy(np.ascontiguousarray(planes.transpose(2, 0, 1))))
+
+    def back(result: Tensor) -> np.ndarray:
+        out: np.ndarray = inner.back(result).numpy().transpose(1, 2, 0)
+        return np.ascontiguousarray(out[:, :, 0] if image.ndim == 2 else out)
+
+    return Picture(inner.pixels, back)
+
+
+def _from_pil(image: Image.Image) -> Picture:
+    kept = {key: image.info[key] for key in KEPT if key in image.info}
+    turn = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
+    if image.mode == "F":
+        raise ValueError("image must not have floating-point pixels (mode F): they have no defined white")
+    if image.mode.startswith("I"):
+        deep = np.array(image)
+        if deep.min(initial=0) < 0 or deep.max(initial=0) > 65535:
+            raise ValueError("image must have gray values of 16 bits, got some beyond")
+        inner, mode = _from_array(deep.astype(np.uint16)), "I;16"
+    else:
+        plain = image
+        if image.mode == "1":
+            plain = image.convert("L")
+        elif image.mode not in ("L", "LA", "RGB", "RGBA"):
+            if image.mode == "CMYK":
+                kept.pop("icc_profile", None)  # of inks, not of the RGB that comes back
+            plain = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
+        pixels = np.array(plain)
+        if plain.mode == "LA":  # gray and alpha: as RGBA and back
+            inner = _from_array(np.concatenate([np.repeat(pixels[:, :, :1], 3, 2), pixels[:, :, 1:]], 2))
+        else:
+            inner = _from_array(pixels)
+        mode = plain.mode
+
+    def back(result: Tensor) -> Image.Image:
+        if turn is not None:
+            result = _turned(result, INVERSE.get(turn, turn))
+        array = inner.back(result)
+        if mode == "LA":
+            gray = result.mean(1)[0].clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy()
+            array = np.stack([gray, array[:, :, 3]], 2)
+        out = Image.fromarray(array)
+        out.info.update(kept)
+        return out
+
+    return Picture(inner.pixels if turn is None else _turned(inner.pixels, turn), back)
+
+
+def _turned(pixels: Tensor, turn: Image.Transpose) -> Tensor:
+    """As ``Image.transpose``, for ``[B, C, H, W]``."""
+    if turn is ROTATE.FLIP_LEFT_RIGHT:
+        return pixels.flip(3)
+    if turn is ROTATE.FLIP_TOP_BOTTOM:
+        return pixels.flip(2)
+    if turn is ROTATE.TRANSPOSE:
+        return pixels.mT
+    if turn is ROTATE.TRANSVERSE:
+        return pixels.mT.flip(2, 3)
+    return pixels.rot90({ROTATE.ROTATE_90: 1, ROTATE.ROTATE_180: 2, ROTATE.ROTATE_270: 3}[turn], (2, 3))

@@ -1,0 +1,221 @@
+"""Restoration of pictures of any kind and size with a trained network."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .models import UNet, UNetOutput
+from .sampler import ResidualSampler
+
+if TYPE_CHECKING:
+    from .data.convert import Picture
+
+OVERLAP = 64
+"""Pixels that neighbouring tiles share."""
+SMALLEST_TILE = 128
+BYTES_PER_PIXEL = {32: 3_000, 64: 6_500}
+"""Peak memory of a forward in float32 by network width, measured (benchmarks/notes.md)."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class TiledNetwork:
+    """A network evaluated tile by tile, its predictions blended where tiles overlap.
+
+    Blending in every step, rather than of finished tiles, leaves no seam: all tiles continue from the same image.
+    """
+
+    def __init__(self, network: UNet, tile: int, overlap: int = OVERLAP) -> None:
+        """Tiles of ``tile x tile`` pixels, more than twice ``overlap``."""
+        if tile <= 2 * overlap:
+            raise ValueError(f"tile must be more than twice the overlap of {overlap} pixels, got {tile}")
+        self.network, self.tile, self.overlap = network, tile, overlap
+
+    def __call__(self, x_t: Tensor, x_lq: Tensor, time: Tensor) -> UNetOutput:
+        """As the network; without features."""
+        height, width = x_t.shape[2:]
+        if height <= self.tile and width <= self.tile:
+            whole: UNetOutput = self.network(x_t, x_lq, time)
+            return whole
+        sums: dict[str, Tensor] = {}
+        weight = x_t.new_zeros(1, 1, height, width)
+        features = x_t.new_zeros(0)
+        for top, bottom in self._spans(height):
+            for left, right in self._spans(width):
+                part = (..., slice(top, bottom), slice(left, right))
+                found = self.network(x_t[part], x_lq[part], time)
+                ramp = self._ramp(top, bottom, height, x_t)[:, None] * self._ramp(left, right, width, x_t)
+                weight[part] += ramp
+                for name in ("residual", "noise"):
+                    prediction = getattr(found, name)
+                    if prediction is not None:
+                        sums.setdefault(name, torch.zeros_like(x_t))[part] += prediction * ramp
+        blended = {name: total / weight for name, total in sums.items()}
+        return UNetOutput(blended.get("residual"), blended.get("noise"), features)
+
+    def _spans(self, size: int) -> list[tuple[int, int]]:
+        """Begin and end of the tiles along one side: as few as cover it, spread evenly."""
+        if size <= self.tile:
+            return [(0, size)]
+        count = -(-(size - self.overlap) // (self.tile - self.overlap))
+        starts = [(size - self.tile) * i // (count - 1) for i in range(count)]
+        return [(start, start + self.tile) for start in starts]
+
+    def _ramp(self, begin: int, end: int, size: int, like: Tensor) -> Tensor:
+        """Weights along a tile: rising over the overlap from each side that is not the image's own."""
+        ramp = like.new_ones(end - begin)
+        rise = (torch.arange(self.overlap, device=like.device, dtype=like.dtype) + 1) / (self.overlap + 1)
+        if begin > 0:
+            ramp[: self.overlap] = rise
+        if end < size:
+            ramp[-self.overlap :] = torch.minimum(ramp[-self.overlap :], rise.flip(0))
+        return ramp
+
+
+class Restorer:
+    """A network, its sampler, and everything between them and a picture.
+
+    Example:
+        >>> restorer = Restorer.from_pretrained("model-300.pt")  # doctest: +SKIP
+        >>> restorer(Image.open("rainy.jpg")).save("clear.jpg")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        unet: UNet,
+        sampler: ResidualSampler | None = None,
+        *,
+        device: str | torch.device = "auto",
+        dtype: str = "float32",
+        tile: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Prepare a network for inference: folded, in evaluation mode, on ``device``. ``unet`` itself is changed.
+
+        Args:
+            unet: trained weights.
+            sampler: default: that of the family the weights belong to, 3 steps.
+            device: ``"auto"`` takes a GPU if there is one.
+            dtype: ``"float32"``; ``"bfloat16"`` or ``"float16"`` for the network's convolutions and products.
+            tile: largest side of what is evaluated at once, in pixels; default: as the free memory allows.
+            seed: of the noise. It is drawn for each picture alone, so results do not depend on others.
+
+        Raises:
+            ValueError: a bad argument, by name.
+        """
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(map(repr, DTYPES))}, got {dtype!r}")
+        if tile is not None and tile <= 2 * OVERLAP:
+            raise ValueError(f"tile must be more than twice the overlap of {OVERLAP} pixels, got {tile}")
+        self.device = torch.device(_default_device() if device == "auto" else device)
+        self.unet = unet.eval().fold().to(self.device)
+        self.sampler = sampler or ResidualSampler.of(unet.config.family, delta_end=unet.config.delta_end)
+        self.dtype, self.tile, self.seed = DTYPES[dtype], tile, seed
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str] | None = None, *, steps: int = 3, **options: Any) -> Restorer:
+        """Load a checkpoint (:meth:`UNet.from_pretrained`), ours or an official one, with the sampler it was made for.
+
+        Raises:
+            FileNotFoundError: no ``path``, or nothing there: no checkpoint comes with the package yet.
+        """
+        if path is None:
+            raise FileNotFoundError("no checkpoint comes with this version: give the path of one")
+        unet = UNet.from_pretrained(Path(path))
+        sampler = ResidualSampler.of(unet.config.family, steps=steps, delta_end=unet.config.delta_end)
+        return cls(unet, sampler, **options)
+
+    def __call__(self, image: Any) -> Any:
+        """Restore one picture; returns what came, restored: see :func:`bdg_fast.data.convert.as_picture`."""
+        from .data.convert import as_picture  # Pillow is loaded when there is a picture
+
+        picture = as_picture(image)
+        return picture.back(self.restore(picture.pixels))
+
+    def batch(self, pictures: Sequence[Picture]) -> list[Any]:
+        """Restore several pictures; those of one size together."""
+        results: list[Any] = [None] * len(pictures)
+        sizes: dict[torch.Size, list[int]] = {}
+        for index, picture in enumerate(pictures):
+            sizes.setdefault(picture.pixels.shape[1:], []).append(index)
+        for indices in sizes.values():
+            ends = list(accumulate(len(pictures[i].pixels) for i in indices))[:-1]
+            restored = self.restore(torch.cat([pictures[i].pixels for i in indices])).tensor_split(ends)
+            for i, pixels in zip(indices, restored, strict=True):
+                results[i] = pictures[i].back(pixels)
+        return results
+
+    @torch.inference_mode()
+    def restore(self, pixels: Tensor) -> Tensor:
+        """Restore pixels, float ``[B, 3, H, W]`` in [0, 1], to the same on the CPU.
+
+        Where memory runs out, tiles are halved and the work begins anew.
+        """
+        x_lq = (pixels.to(torch.float32) * 2 - 1).to(self.device)
+        height, width = x_lq.shape[2:]
+        tile = self.tile or self._tile_for(len(x_lq))
+        while True:
+            try:
+                return self._sample(x_lq, tile)
+            except RuntimeError as error:
+                if not _out_of_memory(error) or min(tile, max(height, width)) // 2 < SMALLEST_TILE:
+                    raise
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                tile = min(tile, max(height, width)) // 2
+
+    def _sample(self, x_lq: Tensor, tile: int) -> Tensor:
+        network = TiledNetwork(self.unet, max(tile, 2 * OVERLAP + 1))
+        low = self.dtype != torch.float32
+
+        def predict(x_t: Tensor, x_lq: Tensor, time: Tensor) -> UNetOutput:
+            with torch.autocast(self.device.type, self.dtype) if low else contextlib.nullcontext():
+                found = network(x_t, x_lq, time)
+            residual, noise = (None if part is None else part.float() for part in (found.residual, found.noise))
+            return UNetOutput(residual, noise, found.features)
+
+        # images one by one, so that each has its own noise whatever stands beside it
+        if self.sampler.draws:
+            results = [self.sampler(predict, image[None], generator=self._generator(self.device)) for image in x_lq]
+            restored = torch.cat(results) if results else x_lq
+        else:
+            noise = torch.randn(x_lq.shape[1:], generator=self._generator("cpu")).to(self.device)
+            restored = self.sampler(predict, x_lq, x_start=self.sampler.start(x_lq, noise=noise))
+        return ((restored + 1) * 0.5).cpu()
+
+    def _generator(self, device: str | torch.device) -> torch.Generator:
+        return torch.Generator(device).manual_seed(self.seed)
+
+    def _tile_for(self, batch: int) -> int:
+        """Side of the largest square that half of the free memory holds."""
+        each = BYTES_PER_PIXEL.get(self.unet.config.width, 100 * self.unet.config.width) * max(batch, 1)
+        side = int((_free_memory(self.device) / 2 / each) ** 0.5)
+        return max(side // 16 * 16, 2 * OVERLAP + 16)
+
+
+def _default_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _free_memory(device: torch.device) -> int:
+    """Bytes; a guess of 4 GiB where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    with contextlib.suppress(OSError, ValueError, AttributeError, StopIteration):
+        with open("/proc/meminfo", encoding="ascii") as file:
+            line = next(line for line in file if line.startswith("MemAvailable"))
+        return int(line.split()[1]) * 1024
+    return 4 << 30
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

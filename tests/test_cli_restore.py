@@ -1,0 +1,143 @@
+"""`bdg-fast restore` as a user meets it."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bdg_fast import UNet, UNetConfig
+from bdg_fast.cli import main
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    UNet(UNetConfig(width=8, multipliers=(1, 2))).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    for name, size in (("a.png", (20, 31)), ("deep/b.jpg", (33, 18)), ("c.webp", (16, 16))):
+        Image.fromarray(RNG.integers(0, 256, (*size, 3), np.uint8)).save(folder / name)
+    return folder
+
+
+def run(*arguments):
+    return main(["restore", *map(str, arguments), "--device", "cpu"])
+
+
+def test_a_folder_keeps_its_layout(photos, tmp_path, checkpoint, capsys):
+    assert run(photos, tmp_path / "out", "--checkpoint", checkpoint) == 0
+    assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file()) == [
+        "a.png", "c.webp", "deep/b.jpg",
+    ]  # fmt: skip
+    assert Image.open(tmp_path / "out" / "deep" / "b.jpg").size == (18, 33)
+    assert "3 of 3 images" in capsys.readouterr().out
+
+
+def test_one_file_to_one_file(photos, tmp_path, checkpoint):
+    assert run(photos / "a.png", tmp_path / "x.png", "--checkpoint", checkpoint, "--compare") == 0
+    assert Image.open(tmp_path / "x.png").size == (31, 20)
+    assert Image.open(tmp_path / "x_compare.png").size == (62, 20)
+    assert run(photos / "a.png", photos / "c.webp", tmp_path / "out", "--checkpoint", checkpoint) == 0
+    assert (tmp_path / "out" / "a.png").exists() and (tmp_path / "out" / "c.webp").exists()
+
+
+def test_bad_files_are_named_and_the_rest_is_done(photos, tmp_path, checkpoint, capsys):
+    (photos / "broken.png").write_bytes(b"no picture")
+    (photos / "empty.jpg").write_bytes(b"")
+    assert run(photos, tmp_path / "out", "--checkpoint", checkpoint) == 1
+    captured = capsys.readouterr()
+    assert "broken.png" in captured.err and "empty.jpg" in captured.err
+    assert "3 of 5 images" in captured.out
+
+
+def test_a_second_run_does_what_is_missing(photos, tmp_path, checkpoint, capsys):
+    arguments = (photos, tmp_path / "out", "--checkpoint", checkpoint)
+    assert run(*arguments) == 0
+    (tmp_path / "out" / "a.png").unlink()
+    before = (tmp_path / "out" / "c.webp").stat().st_mtime_ns
+    assert run(*arguments) == 0
+    assert "2 of 3 are there already" in capsys.readouterr().out
+    assert (tmp_path / "out" / "a.png").exists()
+    assert (tmp_path / "out" / "c.webp").stat().st_mtime_ns == before
+    assert run(*arguments) == 0
+    assert run(*arguments, "--force") == 0
+    assert (tmp_path / "out" / "c.webp").stat().st_mtime_ns > before
+
+
+def test_results_do_not_depend_on_the_run(photos, tmp_path, checkpoint):
+    run(photos, tmp_path / "all", "--checkpoint", checkpoint)
+    run(photos / "a.png", tmp_path / "alone.png", "--checkpoint", checkpoint)
+    assert np.array_equal(
+        np.array(Image.open(tmp_path / "all" / "a.png")), np.array(Image.open(tmp_path / "alone.png"))
+    )
+
+
+def test_inputs_are_never_replaced(photos, tmp_path, checkpoint, capsys):
+    content = (photos / "a.png").read_bytes()
+    assert run(photos, photos, "--checkpoint", checkpoint, "--force") == 2
+    assert "must not replace an input" in capsys.readouterr().err
+    assert run(photos / "a.png", photos / "a.png", "--checkpoint", checkpoint, "--force") == 2
+    (tmp_path / "link").symlink_to(photos)
+    assert run(photos, tmp_path / "link", "--checkpoint", checkpoint, "--force") == 2
+    assert (photos / "a.png").read_bytes() == content
+
+
+def test_a_failed_write_is_named_and_leaves_nothing(photos, tmp_path, checkpoint, capsys, monkeypatch):
+    save = Image.Image.save
+
+    def full(self, file, **options):
+        if str(file).endswith(".webp"):
+            raise OSError("No space left on device")
+        save(self, file, **options)
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    assert run(photos, tmp_path / "out", "--checkpoint", checkpoint) == 1
+    captured = capsys.readouterr()
+    assert "c.webp: not written: No space" in captured.err and "2 of 3 images" in captured.out
+    assert sorted(p.name for p in (tmp_path / "out").rglob("*") if p.is_file()) == ["a.png", "b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--checkpoint must name trained weights"),
+        (["--checkpoint", "nowhere.pt"], "no checkpoint at 'nowhere.pt'"),
+        (["--checkpoint", "MODEL", "--steps", "0"], "steps must be in 1..1000, got 0"),
+        (["--checkpoint", "MODEL", "--tile", "10"], "tile must be more than twice"),
+        (["--checkpoint", "MODEL", "--device", "toaster"], None),
+    ],
+)
+def test_bad_usage_is_explained(photos, tmp_path, checkpoint, capsys, arguments, message):
+    arguments = [checkpoint if argument == "MODEL" else argument for argument in arguments]
+    assert main(["restore", str(photos), str(tmp_path / "out"), "--device", "cpu", *arguments]) == 2
+    if message:
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_inputs_need_a_folder(photos, tmp_path, checkpoint, capsys):
+    assert run(photos, tmp_path / "x.png", "--checkpoint", checkpoint) == 2
+    assert "OUT must be a folder for several images" in capsys.readouterr().err
+    twice = photos / "deep" / "a.png"
+    Image.new("RGB", (9, 9)).save(twice)
+    assert run(photos / "a.png", twice, tmp_path / "out", "--checkpoint", checkpoint) == 2
+    assert "OUT would hold" in capsys.readouterr().err
+
+
+def test_metadata_survives(tmp_path, checkpoint):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RNG.integers(0, 256, (20, 30, 3), np.uint8)).save(tmp_path / "a.jpg", exif=exif, icc_profile=b"icc")
+    assert run(tmp_path / "a.jpg", tmp_path / "b.jpg", "--checkpoint", checkpoint) == 0
+    restored = Image.open(tmp_path / "b.jpg")
+    assert restored.size == (30, 20)
+    assert restored.getexif()[0x0112] == 6
+    assert restored.info["icc_profile"] == b"icc"

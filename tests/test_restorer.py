@@ -1,0 +1,234 @@
+"""Restoring pictures: every type comes back as it was, every size works, tiles leave no seam."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bdg_fast import ResidualSampler, ResidualSchedule, Restorer, UNet, UNetConfig, UNetOutput
+from bdg_fast.data.convert import as_picture
+from bdg_fast.data.images import ImageReadError
+from bdg_fast.restorer import TiledNetwork
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def restorer():
+    torch.manual_seed(0)
+    return Restorer(UNet(UNetConfig(width=8, multipliers=(1, 2))), device="cpu")
+
+
+class Identity(Restorer):
+    """Everything but the network."""
+
+    def __init__(self):
+        pass
+
+    def restore(self, pixels):
+        return pixels.clone()
+
+
+def picture(mode, size=(31, 20)):
+    if mode == "I;16":
+        return Image.fromarray(RNG.integers(0, 65536, size[::-1], np.uint16))
+    colour = Image.fromarray(RNG.integers(0, 256, (*size[::-1], 4), np.uint8))
+    return colour.convert("L").convert(mode) if mode == "1" else colour.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "I;16"])
+def test_pictures_keep_mode_pixels_and_alpha(mode):
+    image = picture(mode)
+    same = Identity()(image)
+    assert same.mode == image.mode
+    assert np.array_equal(np.array(same), np.array(image))
+
+
+@pytest.mark.parametrize(("mode", "becomes"), [("P", "RGB"), ("1", "L"), ("CMYK", "RGB"), ("YCbCr", "RGB")])
+def test_other_modes_become_rgb(mode, becomes):
+    image = picture(mode)
+    same = Identity()(image)
+    assert same.mode == becomes
+    assert np.array_equal(np.array(same), np.array(image.convert(becomes)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_profile_and_exif_are_kept(orientation, tmp_path):
+    image = picture("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.png", exif=exif, icc_profile=b"profile", dpi=(300, 300))
+    same = Identity()(tmp_path / "a.png")
+    assert np.array_equal(np.array(same), np.array(image))  # stored as it was
+    assert same.info["icc_profile"] == b"profile"
+    same.save(tmp_path / "b.png", **same.info)
+    assert Image.open(tmp_path / "b.png").getexif()[0x0112] == orientation
+    # the network sees it upright
+    from PIL import ImageOps
+
+    upright = np.array(ImageOps.exif_transpose(Image.open(tmp_path / "a.png")))
+    seen = as_picture(tmp_path / "a.png").pixels[0].permute(1, 2, 0).mul(255).round().numpy()
+    assert np.array_equal(seen, upright)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(9, 7), (9, 7, 1), (9, 7, 3), (9, 7, 4), (1, 1, 3)], ids=str)
+def test_arrays_and_tensors_keep_type_and_shape(dtype, shape, restorer):
+    image = RNG.random(shape)
+    image = (image * np.iinfo(dtype).max).astype(dtype) if np.issubdtype(dtype, np.integer) else image.astype(dtype)
+    same = Identity()(image)
+    assert same.dtype == image.dtype and same.shape == image.shape
+    np.testing.assert_allclose(same, image, rtol=0, atol=1e-6 if image.dtype.kind == "f" else 0)
+    restored = restorer(image)
+    assert restored.dtype == image.dtype and restored.shape == image.shape
+    if len(shape) == 3:
+        tensor = torch.from_numpy(image).permute(2, 0, 1)
+        for whole in (tensor, tensor[None].expand(2, -1, -1, -1)):
+            found = restorer(whole)
+            assert found.dtype == tensor.dtype and found.shape == whole.shape
+            expected = torch.from_numpy(restored).permute(2, 0, 1).to(torch.float64)
+            torch.testing.assert_close(
+                found.to(torch.float64), expected.expand(whole.shape), rtol=0, atol=1e-3 * float(expected.max()) + 1
+            )
+    if shape[-1] == 4:
+        assert np.array_equal(restored[..., 3], image[..., 3])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (17, 64), (65, 33)])
+def test_any_size(restorer, size):
+    restored = restorer(picture("RGB", size))
+    assert restored.size == size and restored.mode == "RGB"
+
+
+def test_results_do_not_depend_on_company(restorer):
+    images = [
+        torch.rand(3, *size, generator=torch.Generator().manual_seed(i))
+        for i, size in enumerate([(20, 24), (9, 30), (20, 24)])
+    ]
+    alone = [restorer(image) for image in images]
+    together = restorer.batch([as_picture(image) for image in images])
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    noisy = Restorer(
+        UNet(UNetConfig(width=8, multipliers=(1,))),
+        ResidualSampler(schedule=ResidualSchedule.linear(), method="ddpm"),
+        device="cpu",
+    )
+    both = noisy.restore(torch.stack([images[0], images[2]]))
+    torch.testing.assert_close(both[1:], noisy.restore(images[2][None]), rtol=0, atol=1e-5)
+
+
+def test_seeds(restorer):
+    image = torch.rand(3, 20, 24, generator=torch.Generator().manual_seed(0))
+    other = Restorer(restorer.unet, restorer.sampler, device="cpu", seed=1)
+    assert torch.equal(restorer(image), restorer(image))
+    assert not torch.equal(restorer(image), other(image))
+
+
+class Local:
+    """A network that sees a pixel's surroundings only, so that tiles can equal the whole."""
+
+    def __call__(self, x_t, x_lq, time):
+        blurred = torch.nn.functional.avg_pool2d(x_lq, 9, 1, 4, count_include_pad=False)
+        return UNetOutput(0.3 * blurred + 0.1 * x_t, x_t - blurred, x_t)
+
+
+@pytest.mark.parametrize("size", [(150, 130), (300, 141), (401, 515)])
+def test_tiles_equal_the_whole(size):
+    x_lq = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    x_t = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
+    time = torch.tensor([500.0])
+    whole, tiled = Local()(x_t, x_lq, time), TiledNetwork(Local(), 140)(x_t, x_lq, time)
+    for name in ("residual", "noise"):
+        difference = (getattr(whole, name) - getattr(tiled, name)).abs()
+        # a tile's own edge lacks surroundings, but weighs almost nothing there
+        assert difference.max() < 0.05
+        assert difference.mean() < 1e-3
+
+
+def test_no_seam_shows():
+    """Where tiles meet, neighbouring pixels differ no more than elsewhere."""
+    smooth = torch.linspace(0.2, 0.8, 420).expand(1, 3, 200, 420)
+    torch.manual_seed(0)
+    restorer = Restorer(UNet(UNetConfig(width=8, multipliers=(1, 1, 1, 2))), device="cpu")
+    tiled = Restorer(restorer.unet, restorer.sampler, device="cpu", tile=160)
+    whole, result = restorer.restore(smooth), tiled.restore(smooth)
+    steps, expected = ((image[..., 1:] - image[..., :-1]).abs().mean((0, 1, 2)) for image in (result, whole))
+    assert (steps - expected).abs().max() < 0.5 * expected.mean() + 0.01
+
+
+def test_tiles_cover_everything_evenly():
+    network = TiledNetwork(Local(), 160)
+    for size in (1, 160, 161, 255, 256, 257, 1000):
+        spans = network._spans(size)
+        assert spans[0][0] == 0 and spans[-1][1] == size
+        assert all(end - begin == min(160, size) for begin, end in spans)
+        assert all(after[0] <= before[1] - 64 for before, after in itertools.pairwise(spans))
+
+
+def test_out_of_memory_halves_the_tiles(restorer, monkeypatch):
+    tiles = []
+
+    def sample(self, x_lq, tile):
+        tiles.append(tile)
+        if tile > 300:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return (x_lq + 1) / 2
+
+    monkeypatch.setattr(Restorer, "_sample", sample)
+    monkeypatch.setattr(Restorer, "_tile_for", lambda self, batch: 4096)
+    restorer.restore(torch.zeros(1, 3, 1000, 900))
+    assert tiles == [4096, 500, 250]
+    tiles.clear()
+    monkeypatch.setattr(Restorer, "_sample", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("again")))
+    with pytest.raises(torch.OutOfMemoryError):
+        restorer.restore(torch.zeros(1, 3, 1000, 900))
+
+
+def test_tile_size_follows_free_memory(restorer, monkeypatch):
+    sides = []
+    for free in (1 << 30, 4 << 30, 64 << 30):
+        monkeypatch.setattr("bdg_fast.restorer._free_memory", lambda device, free=free: free)
+        sides.append(restorer._tile_for(1))
+    assert sides == sorted(sides) and sides[0] < sides[-1]
+    assert restorer._tile_for(4) < sides[-1]
+
+
+def test_low_precision_is_close(restorer):
+    image = torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    low = Restorer(restorer.unet, restorer.sampler, device="cpu", dtype="bfloat16").restore(image)
+    assert low.dtype == torch.float32
+    error = (low - restorer.restore(image)).square().mean()
+    assert 10 * torch.log10(1 / error) > 30
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        ([1, 2], TypeError, "image must be a PIL image, an array, a tensor or a path, got list"),
+        (np.zeros((4, 4), np.int32), TypeError, "image must be uint8, uint16 or floating, got int32"),
+        (np.zeros((4, 4, 2), np.uint8), ValueError, r"image must have shape \[H, W\] or .*got \[4, 4, 2\]"),
+        (torch.zeros(2, 4, 4), ValueError, r"image must have shape \[C, H, W\].*got \[2, 4, 4\]"),
+        (torch.zeros(3, 0, 4), ValueError, r"image must have shape .*got \[3, 0, 4\]"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), TypeError, "image must be uint8, uint16 or floating, got int64"),
+        (torch.full((3, 4, 4), torch.nan), ValueError, "image must be finite"),
+        (Image.new("F", (4, 4)), ValueError, "floating-point pixels"),
+        ("nowhere.png", ImageReadError, "nowhere.png"),
+    ],
+)
+def test_bad_images_are_named(restorer, image, error, message):
+    with pytest.raises(error, match=message):
+        restorer(image)
+
+
+def test_bad_settings_are_named():
+    for options, message in (
+        ({"dtype": "int8"}, "dtype must be one of"),
+        ({"tile": 100}, "tile must be more than twice"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Restorer(UNet(UNetConfig(width=8, multipliers=(1,))), device="cpu", **options)
+    with pytest.raises(FileNotFoundError, match="no checkpoint comes with this version"):
+        Restorer.from_pretrained()
