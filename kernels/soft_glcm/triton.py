@@ -62,6 +62,7 @@ def forward(position: Tensor, mask: Tensor | None, request: Request, levels: int
                     UNIT=UNIT,
                     P=block,
                     num_warps=4,
+                    enable_fp_fusion=False,
                 )
             valid = None if mask is None else mask[b : b + step]
             table = weights(plan, valid, (height, width), normalize, device, kept)
@@ -103,5 +104,6 @@ def backward(
                     MASKED=mask is not None,
                     P=block,
                     num_warps=4,
+                    enable_fp_fusion=False,
                 )
     return found
