@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 OVERLAP = 64
 """Pixels that neighbouring tiles share."""
 SMALLEST_TILE = 128
-BYTES_PER_PIXEL = {32: 3_000, 64: 6_500}
+BYTES_PER_PIXEL = {32: 2_300, 64: 5_000}
 """Peak memory of a forward in float32 by network width, measured (benchmarks/notes.md)."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 READERS = 2
@@ -267,7 +267,7 @@ class Restorer:
 
     def _tile_for(self, batch: int) -> int:
         """Side of the largest square that half of the free memory holds."""
-        each = BYTES_PER_PIXEL.get(self.unet.config.width, 100 * self.unet.config.width) * max(batch, 1)
+        each = BYTES_PER_PIXEL.get(self.unet.config.width, 80 * self.unet.config.width) * max(batch, 1)
         side = int((_free_memory(self.device) / 2 / each) ** 0.5)
         return max(side // 16 * 16, 2 * OVERLAP + 16)
 
