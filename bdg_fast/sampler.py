@@ -12,11 +12,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from .kernels.sampler_step import StepRow, sampler_step, step_parts
 from .schedule import ResidualSchedule
 
 METHODS = ("ddim", "ddpm", "paper")
@@ -137,22 +139,32 @@ class ResidualSampler:
         Args:
             network: ``network(x_t, x_lq, time)`` with residual, noise, or both.
             x_lq: degraded images, float ``[B, 3, H, W]`` in [-1, 1].
-            generator: of all randomness, on the device of ``x_lq``; results repeat with its seed.
+            generator: of all randomness, on the device of ``x_lq``; results repeat with its seed. After the start, the
+                noise of all steps comes from one 64-bit seed an image (`bdg_fast.kernels.sampler_step`); official
+                methods draw images step by step, as their codes do.
             x_start: to begin from, instead of :meth:`start`.
-            callback: called after every step; ``trajectory`` collects them.
+            callback: called after every step; ``trajectory`` collects them. Results are the same with and without.
 
         Returns:
             Restored images, in [-1, 1].
         """
         x = self.start(x_lq, generator) if x_start is None else x_start
+        official = self.method in OFFICIAL
+        seed = None
+        if self.draws and not official:
+            ends = torch.iinfo(torch.int64)
+            seed = torch.randint(ends.min, ends.max, (len(x),), generator=generator, device=x.device)
         times = self.schedule.times(self.steps)
         for index, (t, s) in enumerate(itertools.pairwise(times)):
             time = self.schedule.network_time(t, self.time).to(x_lq.device).expand(len(x_lq))
-            found = network(x, x_lq, time)
-            residual, noise, x_0 = self._complete(found, x, x_lq, t)
-            x_s = x_0 if s < 0 else self._update(x, x_lq, residual, noise, x_0, t, s, generator)
+            heads, prediction = _prediction(network(x, x_lq, time))
+            table = self.table(heads, x.device, x.dtype)
+            fresh = None
+            if official and self.rows(heads)[index].sigma > 0:
+                fresh = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+            x_s = sampler_step(x, x_lq, prediction, table, index, heads=heads, seed=seed, fresh=fresh)
             if callback is not None:
-                callback(Step(index, t, s, x, residual, noise, x_0, x_s))
+                callback(Step(index, t, s, x, *step_parts(x, x_lq, prediction, table, index, heads=heads), x_s))
             x = x_s
         return x
 
@@ -162,53 +174,84 @@ class ResidualSampler:
         self(network, x_lq, callback=steps.append, **options)  # type: ignore[arg-type]
         return steps
 
-    def _complete(self, found: Prediction, x: Tensor, x_lq: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Residual, noise and ``x_0`` from what the network predicts."""
+    def table(self, heads: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
+        """Coefficients of all steps for `bdg_fast.kernels.sampler_step`, ``[steps, 16]``; float64 for float64 images.
+
+        Made once for each device and kept with the sampler, as a captured CUDA graph holds their address.
+        """
+        key = (heads, torch.device(device), torch.float64 if dtype == torch.float64 else torch.float32)
+        if key not in self._kept:
+            rows = [row.padded() for row in self.rows(heads)]
+            self._kept[key] = torch.tensor(rows, dtype=torch.float64).to(key[1], key[2])
+        return self._kept[key]
+
+    def rows(self, heads: str) -> tuple[StepRow, ...]:
+        """Coefficients of all steps, for a network with ``heads``: ``"residual"``, ``"noise"`` or ``"both"``.
+
+        Raises:
+            ValueError: a time at which noise alone does not tell the residual, ``A_t = 1``.
+        """
+        if heads not in self._kept_rows:
+            times = itertools.pairwise(self.schedule.times(self.steps))
+            self._kept_rows[heads] = tuple(self._row(t, s, heads) for t, s in times)
+        return self._kept_rows[heads]
+
+    @cached_property
+    def _kept(self) -> dict[tuple[str, torch.device, torch.dtype], Tensor]:
+        return {}
+
+    @cached_property
+    def _kept_rows(self) -> dict[str, tuple[StepRow, ...]]:
+        return {}
+
+    def _row(self, t: int, s: int, heads: str) -> StepRow:
+        """Of the step from ``t`` to ``s``."""
         a, b, d = self.schedule.at(t)
-        residual, noise = found.residual, found.noise
-        if residual is not None and self.clamp_residual:
-            residual = residual.clamp(-1, 1)
-        rest = x - (1 - d) * x_lq
-        if residual is None:
-            if noise is None:
-                raise ValueError("network must predict a residual, noise, or both, got neither")
+        row = StepRow(clean_x_lq=1.0, clean_residual=-1.0)
+        if heads == "both":
+            row = StepRow(clean_x_t=1.0, clean_x_lq=d, clean_residual=-a, clean_noise=-b)
+        elif heads == "noise":
             if a == 1:
                 raise ValueError(f"the residual cannot be told from noise alone at t = {t}, where A_t = 1")
-            residual = (rest - b * noise) / (a - 1)
-        both = noise is not None
-        if noise is None:
-            noise = (rest - (a - 1) * residual) / b
-        x_0 = x - a * residual - b * noise + d * x_lq if both else x_lq - residual
-        return residual, noise, x_0.clamp(-1, 1)
+            row = _completing(row, 1 / (a - 1), -(1 - d) / (a - 1), -b / (a - 1))
+        elif b > 0:  # without noise there is none to tell
+            row = _completing(row, 1 / b, -(1 - d) / b, -(a - 1) / b)
+        if self.clamp_residual:
+            row = row._replace(limit=1.0)
+        return row._replace(next_x_0=1.0) if s < 0 else self._towards(row, t, s)
 
-    def _update(
-        self,
-        x: Tensor,
-        x_lq: Tensor,
-        residual: Tensor,
-        noise: Tensor,
-        x_0: Tensor,
-        t: int,
-        s: int,
-        generator: torch.Generator | None,
-    ) -> Tensor:
+    def _towards(self, row: StepRow, t: int, s: int) -> StepRow:
+        """``row`` with what makes ``x_s``."""
         eta = {"ddpm": 1.0, "paper": 1.0}.get(self.method, self.eta or 0.0)
         step = self.schedule.coefficients(t, s, eta)
-        out = x - step.residual * residual
         (a_t, b_t, d_t), (a_s, b_s, d_s) = self.schedule.at(t), self.schedule.at(s)
-        fresh = step.sigma
+        row = row._replace(next_x_t=1.0, next_residual=-step.residual, sigma=step.sigma)
         if self.method in METHODS:
-            out = out - step.noise * noise + step.degraded * x_lq
-            fresh = 0.0 if self.method == "paper" else fresh
-        elif self.method == "use_pred_noise":
-            out = out + step.degraded * x_lq  # the noise term is dropped there
-        elif self.method == "use_x_start":
-            kept = b_s**2 / b_t**2  # whatever eta is
-            out = kept * x + (1 - kept) * x_0 + (a_s - a_t * kept) * residual - (d_s - d_t * kept) * x_lq
-        elif self.method == "special_eta_0":
-            out, fresh = out - (b_t - b_s) * noise, 0.0
-        else:
-            out = out - (b_t**2 - b_s**2) / b_t * noise
-        if fresh > 0:
-            out = out + fresh * torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-        return out
+            row = row._replace(next_x_lq=step.degraded, next_noise=-step.noise)
+            return row._replace(sigma=0.0) if self.method == "paper" else row
+        if self.method == "use_pred_noise":
+            return row._replace(next_x_lq=step.degraded)  # the noise term is dropped there
+        if self.method == "special_eta_0":
+            return row._replace(next_noise=-(b_t - b_s), sigma=0.0)
+        if self.method == "special_eta_1":
+            return row._replace(next_noise=-(b_t**2 - b_s**2) / b_t)
+        kept = b_s**2 / b_t**2  # whatever eta is
+        return row._replace(
+            next_x_t=kept, next_x_lq=-(d_s - d_t * kept), next_residual=a_s - a_t * kept, next_x_0=1 - kept
+        )
+
+
+def _completing(row: StepRow, x_t: float, x_lq: float, predicted: float) -> StepRow:
+    return row._replace(complete_x_t=x_t, complete_x_lq=x_lq, complete_predicted=predicted)
+
+
+def _prediction(found: Prediction) -> tuple[str, Tensor | tuple[Tensor, Tensor]]:
+    """What `sampler_step` takes for ``heads`` and ``prediction``."""
+    residual, noise = found.residual, found.noise
+    if residual is not None and noise is not None:
+        return "both", (residual, noise)
+    if residual is not None:
+        return "residual", residual
+    if noise is not None:
+        return "noise", noise
+    raise ValueError("network must predict a residual, noise, or both, got neither")

@@ -134,6 +134,10 @@ class ResidualSchedule:
         found = self.alpha[index].float() * 1000 if units == "scaled" else index.float()
         return found.to(t.device) if isinstance(t, Tensor) else found
 
+    def forward_table(self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
+        """``A_t, B_t, D_t`` of every time, ``[T, 3]``: what `bdg_fast.kernels.forward_process` takes."""
+        return torch.stack((self.alpha, self.beta2.sqrt(), self.delta), 1).to(device, dtype)
+
     def diffuse(self, x_0: Tensor, x_lq: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """``x_t`` by the closed form.
 

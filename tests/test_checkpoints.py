@@ -12,6 +12,7 @@ from bdg_fast import SIZES, Restorer, UNet, UNetConfig
 from bdg_fast.models.checkpoints import CheckpointError
 
 FIXTURES = Path(__file__).with_name("fixtures") / "diffuir"
+FILES = ["README.md", "config.json", "model.safetensors"]
 SMALL = UNetConfig(width=8, multipliers=(1, 2))
 
 
@@ -32,7 +33,7 @@ def equal(a, b):
 def test_saved_and_loaded(config, tmp_path):
     unet = UNet(config)
     unet.save_pretrained(tmp_path / "model")
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == FILES
     loaded = UNet.from_pretrained(tmp_path / "model")
     assert loaded.config == config
     assert equal(loaded, unet)
@@ -162,7 +163,7 @@ def test_networks_are_pushed_to_the_hub(tmp_path, monkeypatch):
     assert unet.push_to_hub("someone/one") == "address"
     assert unet.save_pretrained(tmp_path, push_to_hub=True, repo_id="someone/two") == "address"
     for found, files in uploaded.values():
-        assert equal(found, unet) and files == ["README.md", "config.json", "model.safetensors"]
+        assert equal(found, unet) and files == FILES
     card = (tmp_path / "README.md").read_text()
     assert "library_name: bdg-fast" in card and "2602.00579" in card
 
@@ -193,7 +194,7 @@ def test_a_failed_write_leaves_the_old_model(tmp_path, monkeypatch):
         UNet(SMALL).save_pretrained(tmp_path)
     monkeypatch.undo()
     assert equal(UNet.from_pretrained(tmp_path), old)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
 
 
 def test_folded_networks_are_not_saved(tmp_path):

@@ -47,15 +47,16 @@ def layer(module: str) -> str:
 
 
 BACKENDS = {"reference", "triton", "cpu"}
-PARTS = {"": {"api", "ops"}, "api": {"ops", "checks", "spec"}, "ops": {*BACKENDS, "spec"}, "spec": set()}
-PARTS |= {backend: {"spec", "weights", "views"} for backend in BACKENDS}
+PARTS = {"": {"api", "ops", "spec"}, "api": {"ops", "checks", "spec"}, "ops": {*BACKENDS, "spec"}, "spec": set()}
+PARTS |= {backend: {"spec", "checks", "weights", "views"} for backend in BACKENDS}
 SHARED = {"spec", "checks", "ops", *BACKENDS}  # an op may build on the same part of another, on its spec and checks
+BASES = ("mas_glcm", "pixelwise")  # what other ops may build on
 LIBRARIES = {"cpu": {"torch", "numpy", "numba", "llvmlite"}, "triton": {"torch", "triton"}, "spec": set()}
 PACKAGE = {
     "": {"texture", "data", "evaluation", "kernel", "models", "restorer", "sampler", "schedule"},
     "models": set(),
     "schedule": set(),
-    "sampler": {"schedule"},
+    "sampler": {"kernel", "schedule"},
     "texture": {"kernel"},
     "data": set(),
     "evaluation": {"", "texture", "data", "kernel"},
@@ -70,9 +71,9 @@ def allowed(importer: str, imported: str) -> bool:
         return True
     if importer.startswith("kernels."):  # downwards inside one op; helpers belong to a part or see only spec
         _, op, part = importer.split(".")
-        other = re.fullmatch(r"kernels\.mas_glcm\.(\w+)", imported)
-        if op != "mas_glcm" and other:
-            return other[1] in SHARED & {part, "spec", "checks"}
+        other = re.fullmatch(rf"kernels\.({'|'.join(BASES)})\.(\w+)", imported)
+        if op not in BASES and other:
+            return other[2] in SHARED & {part, "spec", "checks"}
         return imported in {f"kernels.{op}.{below}" for below in PARTS.get(part, {"spec"})}
     if importer == "benchmarks":
         return imported != "cli"
@@ -105,7 +106,12 @@ def test_the_rules_refuse_what_they_should():
         ("kernels.soft_glcm.api", "kernels.mas_glcm.ops"),
         ("kernels.soft_glcm.triton", "kernels.mas_glcm.cpu"),
         ("kernels.mas_glcm.api", "kernels.soft_glcm.api"),
+        ("kernels.sampler_step.ops", "kernels.pixelwise.triton"),
+        ("kernels.sampler_step.triton", "kernels.forward_process.triton"),
+        ("kernels.pixelwise.triton", "kernels.mas_glcm.triton"),
+        ("kernels.mas_glcm.triton", "kernels.pixelwise.triton"),
         ("texture", "kernels.mas_glcm.ops"),
+        ("sampler", "kernels.sampler_step.api"),
         ("data", "texture"),
         ("texture", "evaluation"),
         ("evaluation", "cli"),

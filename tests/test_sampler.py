@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from bdg_fast import ResidualSampler, ResidualSchedule, UNet, UNetOutput
+from bdg_fast.sampler import METHODS, OFFICIAL
 
 FIXTURES = Path(__file__).with_name("fixtures") / "diffuir"
 RUNS = ["official_eta0_3"]
@@ -120,6 +121,69 @@ def test_callbacks_and_own_start(unet):
     assert torch.equal(seen[0].x_t, start) and torch.equal(seen[-1].x_s, result)
     assert torch.equal(seen[1].x_t, seen[0].x_s)
     assert not result.requires_grad
+
+
+@pytest.mark.parametrize("method", [*METHODS, *OFFICIAL])
+@pytest.mark.parametrize("heads", ["residual", "noise", "both"])
+def test_looking_changes_nothing(method, heads):
+    """With a callback and without, the same bits; and each step is what the schedule's formulas say."""
+    eta = {} if method in ("ddpm", "paper") else {"eta": 0.4}
+    schedule = ResidualSchedule.linear()
+    sampler = ResidualSampler(schedule=schedule, steps=4, method=method, clamp_residual=True, **eta)
+    x_0, x_lq = (torch.rand(2, 3, 6, 7, generator=torch.Generator().manual_seed(i)) * 2 - 1 for i in range(2))
+    network = oracle(x_0, schedule, heads)
+    steps = sampler.trajectory(network, x_lq, generator=torch.Generator().manual_seed(2))
+    alone = sampler(network, x_lq, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(steps[-1].x_s, alone)
+    for step in steps:
+        a, b, d = schedule.at(step.t)
+        rest = step.x_t - (1 - d) * x_lq
+        if heads == "residual":
+            torch.testing.assert_close(step.noise, (rest - (a - 1) * step.residual) / b, rtol=1e-5, atol=1e-5)
+        if heads == "noise":
+            torch.testing.assert_close(step.residual, (rest - b * step.noise) / (a - 1), rtol=1e-4, atol=1e-4)
+        if step.s >= 0 and (method == "paper" or (method == "special_eta_0")):
+            c = schedule.coefficients(step.t, step.s, 1.0 if method == "paper" else 0.4)
+            x_s = step.x_t - c.residual * step.residual
+            if method == "paper":
+                x_s = x_s - c.noise * step.noise + c.degraded * x_lq
+            else:
+                x_s = x_s - (b - schedule.at(step.s)[1]) * step.noise
+            torch.testing.assert_close(step.x_s, x_s, rtol=1e-5, atol=1e-5)
+    assert torch.equal(steps[-1].x_s, steps[-1].x_0)
+
+
+def test_fresh_noise_has_the_variance_of_the_schedule():
+    schedule = ResidualSchedule.linear()
+    sampler = ResidualSampler(schedule=schedule, steps=2, method="ddpm")
+    x_lq = torch.zeros(2, 3, 64, 64)
+    network = oracle(x_lq, schedule, "both")
+    first, second = (
+        sampler.trajectory(network, x_lq, generator=torch.Generator().manual_seed(seed))[0] for seed in (0, 1)
+    )
+    c = schedule.coefficients(first.t, first.s, 1.0)
+    drawn = [(s.x_s - (s.x_t - c.residual * s.residual - c.noise * s.noise)) / c.sigma for s in (first, second)]
+    for z in drawn:
+        assert (z.var() - 1).abs() < 4 * (2 / z.numel()) ** 0.5
+    assert (drawn[0] * drawn[1]).mean().abs() < 4 / drawn[0].numel() ** 0.5
+    assert (drawn[0][0] * drawn[0][1]).mean().abs() < 4 / drawn[0][0].numel() ** 0.5  # a seed an image
+
+
+def test_a_step_without_noise_in_it():
+    """Where ``B_t = 0`` there is no noise to tell, and none is needed."""
+    schedule = ResidualSchedule(torch.tensor([0.2, 0.5, 0.9]), torch.tensor([0.0, 0.0, 0.5]), torch.zeros(3))
+    x_0, x_lq = (torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(i)) * 2 - 1 for i in range(2))
+    sampler = ResidualSampler(schedule=schedule, steps=3)
+    found = sampler(lambda x, lq, time: UNetOutput(lq - x_0, None, x), x_lq)
+    torch.testing.assert_close(found, x_0)
+
+
+def test_tables_are_kept():
+    sampler = ResidualSampler(schedule=ResidualSchedule.linear(), steps=5)
+    table = sampler.table("both")
+    assert table.shape == (5, 16) and table.dtype == torch.float32 and sampler.table("both") is table
+    assert sampler.table("both", dtype=torch.float64).dtype == torch.float64
+    assert not torch.equal(sampler.table("residual"), table)
 
 
 @pytest.mark.parametrize(

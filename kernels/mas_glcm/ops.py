@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -35,12 +36,12 @@ def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-def choose(impl: str, device: torch.device) -> str:
-    """The backend to run. Only ``"auto"`` chooses; anything else runs as asked or raises RuntimeError."""
+def choose(impl: str, device: torch.device, impls: Sequence[str] = IMPLS) -> str:
+    """The backend to run, one of ``impls``. Only ``"auto"`` chooses; else it runs as asked or raises RuntimeError."""
     missing = _missing()
     if impl == "auto":
         wanted = {"cpu": "cpu", "cuda": "triton"}.get(device.type, "reference")
-        return "reference" if wanted in missing else wanted
+        return wanted if wanted in impls and wanted not in missing else "reference"
     reason = missing.get(impl)
     if reason is None and impl == "cpu" and device.type != "cpu":
         reason = f"it takes tensors on the CPU and images are on {device}"

@@ -1,0 +1,6 @@
+"""Numbers that every backend shares."""
+
+from __future__ import annotations
+
+STEP_STREAM, FORWARD_STREAM = 0, 1
+"""Last word of the Philox counter: operators given the same seed draw different noise."""
