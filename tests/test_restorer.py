@@ -1,17 +1,20 @@
 """Restoring pictures: every type comes back as it was, every size works, tiles leave no seam."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from bdg_fast import ResidualSampler, ResidualSchedule, Restorer, UNet, UNetConfig, UNetOutput
 from bdg_fast.data.convert import as_picture
 from bdg_fast.data.images import ImageReadError
 from bdg_fast.restorer import TiledNetwork
 
+FIXTURES = Path(__file__).with_name("fixtures") / "diffuir"
 RNG = np.random.default_rng(0)
 
 
@@ -195,6 +198,14 @@ def test_low_precision_is_chosen_where_it_is_native(monkeypatch):
         assert Restorer(unet, device="cpu", dtype="float32").dtype == torch.float32
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert Restorer(unet, device="cpu").dtype == torch.float32
+
+
+def test_the_official_code_restores_the_same():
+    """Everything from pixels to pixels: DiffUIR's own sampling of these weights with this seed."""
+    recorded = load_file(FIXTURES / "T_ddim.safetensors")
+    restorer = Restorer.from_pretrained(FIXTURES / "T_state.safetensors", device="cpu", dtype="float32", seed=5)
+    found = restorer.restore((recorded["official_eta0_3.x_input"] + 1) / 2)
+    torch.testing.assert_close(found, (recorded["official_eta0_3.img3"] + 1) / 2, rtol=0, atol=1e-5)
 
 
 def test_seeds(restorer):
