@@ -180,6 +180,7 @@ def test_auto_takes_the_reference_where_32_bits_do_not_do(monkeypatch):
 
     images = torch.rand(2, 1, 12, 13)
     expected = mas_glcm(images, impl="reference")
+    cpu._make_plan.cache_clear()
     monkeypatch.setattr(cpu, "INT32_MAX", 100)
     with pytest.raises(RuntimeError, match="32 bits do not hold it"):
         mas_glcm(images, impl="cpu")

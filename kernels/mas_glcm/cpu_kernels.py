@@ -278,6 +278,13 @@ def _add_row(counts, i, factor, flip, out):
 
 
 @_jit
+def _weigh_row(counts, i, factor, flip, out):
+    """As `_add_row` to zeros, rounded once to float32."""
+    for j in range(out.size):
+        out[j] = np.float32(factor * (counts[j, i] if flip else counts[i, j]))
+
+
+@_jit
 def _combine(parts, levels, uses, pairs, normalize, mean, total):
     """Reduce ``parts [parts, groups, side, side]`` of one image to its result.
 
@@ -298,19 +305,22 @@ def _combine(parts, levels, uses, pairs, normalize, mean, total):
                 n += parts[part, g, :levels, :levels].sum()
         weights[use] = uses.times[use] / np.float64(uses.totals[uses.slots[use]] * n) if n else 0.0
     for slot in range(uses.totals.size):
+        first, last = uses.starts[slot], uses.starts[slot + 1]
         for i in range(levels):  # by rows: a whole matrix of float64 would be fresh memory each time
+            if normalize and last - first == 1 and not several:
+                _weigh_row(parts[0, uses.groups[first]], i, weights[first], uses.flips[first] != 0, mean[slot, i])
+                continue
             exact[:] = 0
             if not normalize:
                 total[slot, i] = 0
-            for use in range(uses.starts[slot], uses.starts[slot + 1]):
+            for use in range(first, last):
                 g, flip = uses.groups[use], uses.flips[use] != 0
                 if several:
                     whole[:] = 0
                     for part in range(parts.shape[0]):
                         _add_row(parts[part, g], i, np.int64(1), flip, whole)
                     if normalize:
-                        for j in range(levels):
-                            exact[j] += weights[use] * whole[j]
+                        exact += weights[use] * whole
                     else:
                         total[slot, i] += uses.times[use] * whole
                 elif normalize:
