@@ -1,6 +1,7 @@
 """Plain calls on the CPU skip the dispatcher; whatever follows or changes calls must still meet the registered op."""
 
 import copy
+from typing import ClassVar
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ class Calls(TorchFunctionMode):
 
 
 class Marked(torch.Tensor):
-    seen = []
+    seen: ClassVar[list] = []
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):

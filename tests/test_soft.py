@@ -135,8 +135,8 @@ def test_image_types_agree(photographs):
 
 @pytest.mark.parametrize("impl", ["reference", "cpu"])
 def test_opcheck(impl):
-    position = random((2, 7, 6)) * 4
-    arguments = (position.requires_grad_(), random((2, 7, 6), 1) > 0.2, random((2, 3, 7, 6), 2), "0,1,0;1,-1,1", 2, 5, True, impl)
+    position, mask, images = random((2, 7, 6)) * 4, random((2, 7, 6), 1) > 0.2, random((2, 3, 7, 6), 2)
+    arguments = (position.requires_grad_(), mask, images, "0,1,0;1,-1,1", 2, 5, True, impl)
     torch.library.opcheck(torch.ops.bdg_fast.soft_glcm.default, arguments)
 
 

@@ -18,7 +18,7 @@ MIN_UPDATES_PER_THREAD = 1 << 20
 """Handing work to a thread costs some 20 to 50 us, the time of about a tenth of this many updates."""
 UPDATES_PER_CELL = 2
 """A thread has matrices of its own to clear and to add up: a cell of them costs about as much as two updates."""
-BLOCK_PIXELS = {True: 1 << 13, False: 1 << 16}
+BLOCK_PIXELS = {True: 1 << 12, False: 1 << 16}
 """Pixels of the level image a thread holds at a time, by ``byte_rows``: they stay in the second-level cache, and
 counting directly goes through them once for each offset."""
 INT32_MAX = 2**31 - 1

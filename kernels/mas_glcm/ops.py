@@ -130,7 +130,7 @@ glcm.register_autograd(_backward)
 def run(images: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
     """The op, called without the dispatcher (which costs more than a small image's counts) where that cannot be told.
 
-    That is for plain tensors on the CPU, while nothing follows or changes what is called: no gradient, compiler, tracer,
+    That is for plain tensors on the CPU while nothing follows or changes calls: no gradient, compiler, tracer,
     profiler, transform or mode.
     """
     if _nothing_follows() and _is_plain(images) and (mask is None or _is_plain(mask)):
