@@ -61,6 +61,7 @@ BAD_GEOMETRY = {
     "empty angles": ({"angles": []}, r"angles must not be empty"),
     "nan angle": ({"angles": [float("nan")]}, r"angles must be finite radians, got nan"),
     "text angles": ({"angles": "nine"}, r"angles must be a whole number or a sequence of radians, got 'nine'"),
+    "angles true": ({"angles": True}, r"angles must be a whole number or a sequence of radians, got True"),
     "fractional angles": ({"angles": 0.5}, r"angles must be a whole number or .*got 0\.5"),
     "text angle": ({"angles": ["up"]}, r"angles must be finite radians, got 'up'"),
     "one scale": ({"scales": 3}, r"scales must be a sequence of distances.*got 3"),
@@ -96,6 +97,8 @@ def test_options(call, name):
 @pytest.mark.parametrize("name", BAD_GEOMETRY)
 def test_angles_and_scales(name):
     options, message = BAD_GEOMETRY[name]
+    mas_glcm(IMAGES, 1)  # what equals True
+    glcm_offsets(1)
     for call in (lambda **kw: mas_glcm(IMAGES, **kw), glcm_offsets, MASGLCM):
         with pytest.raises(ValueError, match=message):
             call(**options)

@@ -1,6 +1,7 @@
 """The registered op: schema, compile, autocast, inference mode, gradients, threads and forked workers."""
 
 import multiprocessing
+import os
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from bdg_fast import MASGLCM, glcm, mas_glcm
+from bdg_fast.kernels.mas_glcm.cpu_threads import in_parallel
 from bdg_fast.kernels.mas_glcm.spec import encode
 
 REQUEST = encode([(0, 1), (1, -1), (-2, 0), (0, 1)], [0, 0, 1, 1])
@@ -118,6 +120,28 @@ def test_many_threads_may_call_at_once(photographs):
     for caller in callers:
         caller.join()
     assert all(torch.equal(result, expected) for result in results)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="not on this system")
+def test_workers_stay_on_the_processors_allowed_to_the_caller(photographs):
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) < 2:
+        pytest.skip("needs two processors")
+    seen = []
+
+    def affinities():
+        in_parallel(2, lambda _: seen.append(os.sched_getaffinity(0)))
+        return seen.pop(), seen.pop()
+
+    try:
+        for chosen in (allowed, {min(allowed)}, {max(allowed)}, allowed):
+            os.sched_setaffinity(0, chosen)
+            for _ in range(3):
+                assert all(mask and mask <= chosen for mask in affinities())
+            assert os.sched_getaffinity(0) == chosen  # the caller's own is left alone
+        assert all(len(mask) >= len(allowed) - 1 for mask in affinities())
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def _in_child(queue, images):

@@ -31,15 +31,16 @@ def remembered(check: Callable[..., Checked]) -> Callable[..., Checked]:
     def find(*arguments: object) -> Checked:
         if torch.compiler.is_compiling():
             return check(*arguments)
+        key = (*arguments, *map(type, arguments))  # True is no number of angles, though it equals 1
         try:
-            return known[arguments]
+            return known[key]
         except (KeyError, TypeError):  # TypeError: no hash
             pass
         found = check(*arguments)
         if _never_changes(arguments):
             if len(known) >= REMEMBERED:
                 known.clear()
-            known[arguments] = found
+            known[key] = found
         return found
 
     return find
@@ -104,7 +105,7 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
 
 def grid_of_offsets(angles: object, scales: object) -> tuple[tuple[int, int], ...]:
     """Offsets ``(dy, dx)`` of all angles (a number of them, or radians) at all scales (pixels)."""
-    count, given = as_integer(angles), as_tuple(angles)
+    count, given = None if isinstance(angles, bool) else as_integer(angles), as_tuple(angles)
     if count is not None and given is None:
         if count < 1:
             raise ValueError(f"angles must be at least 1 or a sequence of radians, got {angles!r}")
