@@ -180,7 +180,8 @@ def local_texture_features(
     (height, _), (down, _) = checked_size("window", window), checked_size("stride", stride)
     shape = (len(images), len(props), rows, columns)
     if options.get("check_finite", True):
-        maps = zero_if_finite(images.detach()).expand(shape).clone()
+        zero: Tensor = zero_if_finite(images.detach())
+        maps = zero.expand(shape).clone()
     else:
         maps = torch.empty(shape, dtype=torch.float32, device=images.device)
     options = {**options, "check_finite": False}

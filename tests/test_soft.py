@@ -37,6 +37,17 @@ def test_equals_the_hard_matrix_on_level_centres(impl, levels):
         torch.testing.assert_close(found.cpu(), expected.double(), rtol=1e-5, atol=1e-5 if not options else 1e-4)
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("value_range", [(100, 100.5), (-1000, -999.5)], ids=str)
+def test_a_narrow_range_far_from_zero(impl, value_range):
+    low, high = value_range
+    index = torch.randint(0, 3, (2, 3, 13, 9), generator=torch.Generator().manual_seed(0))[:, :1].expand(-1, 3, -1, -1)
+    images = low + (index + 0.5).double() / 3 * (high - low)
+    expected = mas_glcm(images, 4, (1, 2), 3, value_range, impl="reference").double()
+    found = soft_mas_glcm(images.to(device_of(impl)), 4, (1, 2), 3, value_range, impl=impl)
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-7, atol=2e-8)
+
+
 @pytest.mark.parametrize("impl", ["reference", "cpu"])
 @pytest.mark.parametrize("options", [{}, {"reduction": "none"}, {"normalize": False, "symmetric": True}], ids=str)
 @pytest.mark.parametrize("masked", [False, True])

@@ -43,7 +43,8 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
         FileNotFoundError: an argument matches no file or folder, or a folder holds no image.
     """
     found: dict[Path, None] = {}
-    for argument in map(os.fspath, paths):
+    for given in paths:
+        argument = os.fspath(given)
         if not argument:  # Path("") would be the current folder
             raise FileNotFoundError("an empty text names no file or folder")
         path = Path(argument)

@@ -24,7 +24,7 @@ counting directly goes through them once for each offset."""
 INT32_MAX = 2**31 - 1
 MAX_PARTNERS = 16
 """Most code images of pairs of neighbours; each holds two bytes a pixel of the block."""
-SAMPLES = {
+SAMPLES: dict[torch.dtype, np.ndarray] = {
     torch.uint8: np.empty(0, np.uint8),
     torch.uint16: np.empty(0, np.uint16),
     torch.float32: np.empty(0, np.float32),

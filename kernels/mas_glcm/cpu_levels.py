@@ -1,6 +1,6 @@
 """Compiled CPU loops (numba) from pixels to gray levels: views of memory, 16-bit luma, residual, quantizer, mask."""
 
-# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, call-arg"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, call-arg, attr-defined"
 from __future__ import annotations
 
 from typing import NamedTuple

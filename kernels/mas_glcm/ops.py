@@ -92,6 +92,7 @@ def _glcm(
     chosen = choose(impl, images.device)
     arguments = (images, mask, decode(request), levels, low, high, source, thresholds, normalize)
     if chosen == "cpu":
+        out: Tensor
         try:
             out, bad = _cpu().glcm(*arguments)  # sees whether pixels are finite while it quantizes them
         except TooLarge:
@@ -171,7 +172,7 @@ def _nothing_follows() -> bool:
 
 def refuse_tangent(images: Tensor) -> None:
     """RuntimeError if ``images`` carry a tangent of forward-mode differentiation: the ops would drop it silently."""
-    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(images).tangent is not None:
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(images).tangent is not None:  # type: ignore[no-untyped-call]
         raise RuntimeError("a co-occurrence matrix has no forward-mode derivative (jvp); pass images.detach()")
 
 
