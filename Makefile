@@ -32,7 +32,7 @@ bench: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest benchmarks/ --benchmark-only
 
 gpu-report:
-	$(GPU_PYTHON) -m benchmarks.gpu_report --out $(OUT)
+	$(GPU_PYTHON) -m benchmarks.gpu_report --out "$(OUT)"
 
 clean:
 	rm -rf $(VENV) .typecheck .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -11,13 +11,13 @@ With ``P(i, j)`` the matrix divided by its sum, ``mu_i = sum i P`` and ``sigma_i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .kernels.local_glcm import checked_size, local_mas_glcm, raise_if_not_finite
+from .kernels.local_glcm import checked_size, local_mas_glcm, zero_if_finite
 
 BAND_CELLS = 1 << 24
 """Matrix elements that :func:`local_texture_features` holds at a time."""
@@ -143,6 +143,7 @@ def texture_features(matrix: Tensor, props: Sequence[str] = PROPS) -> Tensor:
     """
     if isinstance(props, str):
         raise ValueError(f"props must be a sequence of names, got the text {props!r}")
+    props = tuple(props)
     if len(props) == 0:
         raise ValueError(f"props must not be empty; allowed are {', '.join(PROPS)}")
     return torch.stack(_features(matrix, props), dim=-1)
@@ -171,15 +172,20 @@ def local_texture_features(
     Raises:
         TypeError, ValueError: as :func:`bdg_fast.local_mas_glcm` and :func:`texture_features`.
     """
+    props = tuple(props) if not isinstance(props, str) else props
+    options = {key: tuple(value) if isinstance(value, Iterator) else value for key, value in options.items()}
     texture_features(torch.ones(1, 1), props)  # bad names end here
     one = local_mas_glcm(images[:0], window, stride, **options)  # and bad options here
     _, rows, columns, levels, _ = one.shape
     (height, _), (down, _) = checked_size("window", window), checked_size("stride", stride)
-    if options.get("check_finite", True) and images.is_floating_point():
-        raise_if_not_finite(images)
+    shape = (len(images), len(props), rows, columns)
+    if options.get("check_finite", True):
+        zero: Tensor = zero_if_finite(images.detach())
+        maps = zero.expand(shape).clone()
+    else:
+        maps = torch.empty(shape, dtype=torch.float32, device=images.device)
     options = {**options, "check_finite": False}
     band = max(1, BAND_CELLS // max(columns * levels * levels, 1))
-    maps = torch.empty((len(images), len(props), rows, columns), device=images.device)
     for b in range(len(images)):
         for top in range(0, rows, band):
             bottom = min(top + band, rows)

@@ -117,9 +117,10 @@ def test_bad_usage_is_explained(folder, capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
-def test_unknown_device_is_bad_usage(folder, capsys):
+@pytest.mark.parametrize("device", ["toaster", "meta"])
+def test_unknown_device_is_bad_usage(folder, capsys, device):
     with pytest.raises(SystemExit) as stopped:
-        main(["glcm", str(folder / "crop.png"), "--device", "toaster"])
+        main(["glcm", str(folder / "crop.png"), "--device", device])
     assert stopped.value.code == 2
     assert "must be cpu, cuda" in capsys.readouterr().err
 
@@ -142,6 +143,27 @@ def test_output_closed_early_is_no_error(folder):
     assert done.stderr == ""
 
 
+def test_an_empty_path_is_not_the_current_folder(capsys):
+    assert main(["glcm", ""]) == 2
+    assert "empty text names no file" in capsys.readouterr().err
+
+
+def test_a_link_to_nothing_is_named(folder, capsys):
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    assert main(["glcm", str(folder)]) == 1
+    assert "gone.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["glcm", "probe"])
+def test_a_folder_as_output_is_refused_before_any_work(folder, tmp_path, capsys, command, monkeypatch):
+    monkeypatch.setattr(f"bdg_fast.cli.{command}.list_images", lambda paths: pytest.fail("began to work"))
+    output = tmp_path / "out.csv"
+    output.mkdir()
+    paths = [str(folder)] if command == "glcm" else ["--images", str(folder)]
+    assert main([command, *paths, "--output", str(output), "--force"]) == 2
+    assert f"--output must name a file, got the folder {output}" in capsys.readouterr().err
+
+
 def test_missing_path_is_named(capsys):
     assert main(["glcm", "no-such-place/*.png"]) == 2
     assert "no-such-place" in capsys.readouterr().err
@@ -154,3 +176,13 @@ def test_demo(tmp_path, capsys):
     for name in ("clean", "noise", "low light", "fingerprints.png"):
         assert name in printed
     assert (tmp_path / "demo" / "fingerprints.png").stat().st_size > 50_000
+
+
+def test_demo_refuses_a_file_as_folder_before_any_work(tmp_path, capsys):
+    (tmp_path / "file").write_text("precious")
+    for output in ("file", "file/below"):
+        assert main(["demo", "--output", str(tmp_path / output)]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert "file" in captured.err
+    assert (tmp_path / "file").read_text() == "precious"

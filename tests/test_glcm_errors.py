@@ -14,6 +14,7 @@ BAD_IMAGES = {
     "int32": (IMAGES.to(torch.int32), TypeError, r"images must be one of uint8, uint16, float16.*got int32"),
     "int8": (IMAGES.to(torch.int8), TypeError, r"images must be one of uint8, .*got int8"),
     "bool": (IMAGES.to(torch.bool), TypeError, r"images must be one of uint8, .*got bool"),
+    "sparse": (IMAGES.float().to_sparse(), TypeError, r"images must be a dense tensor, got layout sparse_coo"),
     "array": (IMAGES.numpy(), TypeError, r"images must be a torch.Tensor.*got ndarray"),
 }
 BAD_OPTIONS = {
@@ -49,6 +50,10 @@ BAD_OPTIONS = {
         {"mask": torch.ones(2, 3, 8, 9, dtype=torch.bool)},
         r"mask must have shape .*got \[2, 3, 8, 9\]",
     ),
+    "normalize text": ({"normalize": "no"}, r"normalize must be True or False, got 'no'"),
+    "normalize none": ({"normalize": None}, r"normalize must be True or False, got None"),
+    "symmetric number": ({"symmetric": 2}, r"symmetric must be True or False, got 2"),
+    "check_finite": ({"check_finite": [True]}, r"check_finite must be True or False, got \[True\]"),
     "mask rank": ({"mask": torch.ones(8, 9, dtype=torch.bool)}, r"mask must have shape .*got \[8, 9\]"),
 }
 BAD_GEOMETRY = {
@@ -56,6 +61,7 @@ BAD_GEOMETRY = {
     "empty angles": ({"angles": []}, r"angles must not be empty"),
     "nan angle": ({"angles": [float("nan")]}, r"angles must be finite radians, got nan"),
     "text angles": ({"angles": "nine"}, r"angles must be a whole number or a sequence of radians, got 'nine'"),
+    "angles true": ({"angles": True}, r"angles must be a whole number or a sequence of radians, got True"),
     "fractional angles": ({"angles": 0.5}, r"angles must be a whole number or .*got 0\.5"),
     "text angle": ({"angles": ["up"]}, r"angles must be finite radians, got 'up'"),
     "one scale": ({"scales": 3}, r"scales must be a sequence of distances.*got 3"),
@@ -91,6 +97,8 @@ def test_options(call, name):
 @pytest.mark.parametrize("name", BAD_GEOMETRY)
 def test_angles_and_scales(name):
     options, message = BAD_GEOMETRY[name]
+    mas_glcm(IMAGES, 1)  # what equals True
+    glcm_offsets(1)
     for call in (lambda **kw: mas_glcm(IMAGES, **kw), glcm_offsets, MASGLCM):
         with pytest.raises(ValueError, match=message):
             call(**options)
@@ -112,11 +120,42 @@ def test_numbers_of_any_type_are_taken():
     assert torch.equal(glcm(images, np.array([(0, 1), (2, -1)])), pairs)
 
 
+def test_flags_may_be_numbers():
+    images = torch.rand(1, 1, 12, 12)
+    for yes, no in ((1, 0), (np.True_, np.False_), (1.0, 0.0)):
+        found = mas_glcm(images, normalize=no, symmetric=yes, check_finite=no)
+        assert torch.equal(found, mas_glcm(images, normalize=False, symmetric=True, check_finite=False))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_what_can_be_gone_through_once_is_enough(reduction):
+    images = torch.rand(2, 1, 12, 12)
+    angles, scales, thresholds = (0.1, 1.4), (1, 2), (9, 40000, 50000)
+    options = {"levels": 4, "reduction": reduction}
+    expected = mas_glcm(images, angles, scales, quantizer=thresholds, **options)
+    found = mas_glcm(images, iter(angles), (s for s in scales), quantizer=iter(thresholds), **options)
+    assert torch.equal(found, expected)
+    module = MASGLCM(iter(angles), (s for s in scales), quantizer=iter(thresholds), **options)
+    assert torch.equal(module(images), expected)
+    assert torch.equal(module(images), expected)
+    assert torch.equal(glcm(images, ((0, s) for s in scales)), glcm(images, [(0, 1), (0, 2)]))
+    assert torch.equal(glcm(images, [(0, True)]), glcm(images, [(0, 1)]))
+
+
+def test_a_sparse_mask_is_refused():
+    with pytest.raises(TypeError, match="mask must be a dense tensor, got layout sparse_coo"):
+        mas_glcm(IMAGES, mask=torch.ones(2, 8, 9, dtype=torch.bool).to_sparse())
+
+
 def test_a_tensor_of_angles_may_change_between_calls():
     angles, images = torch.tensor([0.0, 0.5]), torch.rand(1, 1, 12, 12)
     mas_glcm(images, angles)
     angles += 1
     assert torch.equal(mas_glcm(images, angles), mas_glcm(images, angles.tolist()))
+    inside = (angles[0], angles[1])
+    mas_glcm(images, inside)
+    angles += 1
+    assert torch.equal(mas_glcm(images, inside), mas_glcm(images, angles.tolist()))
 
 
 def test_threshold_range_of_the_residual():

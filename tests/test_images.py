@@ -29,6 +29,21 @@ def test_nothing_found_is_an_error(tmp_path):
         list_images([tmp_path])
 
 
+def test_an_empty_name_is_not_the_current_folder():
+    with pytest.raises(FileNotFoundError, match="empty text names no file"):
+        list_images([""])
+
+
+def test_links_to_nothing_are_listed_and_fail_to_be_read(tmp_path):
+    Image.fromarray(GRAY).save(tmp_path / "a.png")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    for argument in (tmp_path, tmp_path / "*.png"):
+        assert [path.name for path in list_images([argument])] == ["a.png", "gone.png"]
+    assert list_images([tmp_path / "gone.png"]) == [tmp_path / "gone.png"]
+    with pytest.raises(ImageReadError, match=r"gone\.png"):
+        read_image(tmp_path / "gone.png")
+
+
 def test_reads_gray_16_bit_palette_and_alpha(tmp_path):
     Image.fromarray(GRAY).save(tmp_path / "gray.png")
     assert torch.equal(read_image(tmp_path / "gray.png"), torch.from_numpy(GRAY)[None])

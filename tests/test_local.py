@@ -123,6 +123,45 @@ def test_compiles_and_checks():
         torch.library.opcheck(torch.ops.bdg_fast.local_glcm.default, arguments)
 
 
+def test_feature_maps_compile_and_still_check():
+    images = random_images((2, 1, 20, 24))
+    compiled = torch.compile(local_texture_features, fullgraph=True, dynamic=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(images, 8, 4), local_texture_features(images, 8, 4))
+    images[1, 0, 19, 23] = torch.nan
+    with pytest.raises(ValueError, match=r"images must be finite .*images\[1\]"):
+        compiled(images, 8, 4)
+    torch.library.opcheck(torch.ops.bdg_fast.zero_if_finite.default, (images[:1],))
+
+
+def test_features_are_float32_whatever_the_default():
+    images = random_images((1, 1, 20, 24))
+    expected = local_texture_features(images, 8, 4)
+    assert expected.dtype == torch.float32
+    torch.set_default_dtype(torch.float64)
+    try:
+        for dtype in (torch.float16, torch.float32, torch.float64):
+            assert local_texture_features(images.to(dtype), 8, 4).dtype == torch.float32
+        assert torch.equal(local_texture_features(images.double(), 8, 4), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_finite_means_finite_in_float32():
+    images = random_images((2, 1, 20, 24)).double()
+    images[1, 0, 0, 0] = 1e300
+    for function in (local_mas_glcm, local_texture_features):
+        with pytest.raises(ValueError, match=r"images must be finite \(in float32\).*images\[1\]"):
+            function(images, 8, 4)
+
+
+def test_what_can_be_gone_through_once_is_enough():
+    images = random_images((2, 1, 20, 24))
+    props, options = ("contrast", "mean"), {"angles": (0.1, 1.0), "scales": (1, 2)}
+    expected = local_texture_features(images, 8, 4, props, **options)
+    once = {key: iter(value) for key, value in options.items()}
+    assert torch.equal(local_texture_features(images, 8, 4, iter(props), **once), expected)
+
+
 def test_empty_batch_and_gradient():
     assert local_mas_glcm(random_images((0, 3, 20, 24)), 8, 4).shape == (0, 4, 5, 32, 32)
     with pytest.raises(RuntimeError, match="no gradient"):

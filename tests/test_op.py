@@ -1,6 +1,7 @@
 """The registered op: schema, compile, autocast, inference mode, gradients, threads and forked workers."""
 
 import multiprocessing
+import os
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from bdg_fast import MASGLCM, glcm, mas_glcm
+from bdg_fast.kernels.mas_glcm.cpu_threads import in_parallel
 from bdg_fast.kernels.mas_glcm.spec import encode
 
 REQUEST = encode([(0, 1), (1, -1), (-2, 0), (0, 1)], [0, 0, 1, 1])
@@ -120,6 +122,28 @@ def test_many_threads_may_call_at_once(photographs):
     assert all(torch.equal(result, expected) for result in results)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="not on this system")
+def test_workers_stay_on_the_processors_allowed_to_the_caller(photographs):
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) < 2:
+        pytest.skip("needs two processors")
+    seen = []
+
+    def affinities():
+        in_parallel(2, lambda _: seen.append(os.sched_getaffinity(0)))
+        return seen.pop(), seen.pop()
+
+    try:
+        for chosen in (allowed, {min(allowed)}, {max(allowed)}, allowed):
+            os.sched_setaffinity(0, chosen)
+            for _ in range(3):
+                assert all(mask and mask <= chosen for mask in affinities())
+            assert os.sched_getaffinity(0) == chosen  # the caller's own is left alone
+        assert all(len(mask) >= len(allowed) - 1 for mask in affinities())
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
 def _in_child(queue, images):
     queue.put(mas_glcm(torch.from_numpy(images)).numpy())
 
@@ -179,11 +203,12 @@ def test_auto_takes_the_reference_where_32_bits_do_not_do(monkeypatch):
     from bdg_fast.kernels.mas_glcm import cpu
 
     images = torch.rand(2, 1, 12, 13)
-    expected = mas_glcm(images)
+    expected = mas_glcm(images, impl="reference")
+    cpu._make_plan.cache_clear()
     monkeypatch.setattr(cpu, "INT32_MAX", 100)
     with pytest.raises(RuntimeError, match="32 bits do not hold it"):
         mas_glcm(images, impl="cpu")
-    torch.testing.assert_close(mas_glcm(images), expected, rtol=3e-7, atol=0)
+    assert torch.equal(mas_glcm(images), expected)
     images[1, 0, 3, 3] = torch.nan
     with pytest.raises(ValueError, match=r"images\[1\]"):
         mas_glcm(images)

@@ -1,6 +1,7 @@
 """The wheel and the editable installation both give `bdg_fast` with `bdg_fast.kernels` inside."""
 
 import importlib.metadata
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import bdg_fast
 
@@ -77,3 +79,23 @@ def test_console_script(tmp_path):
     script = Path(sys.executable).with_name("bdg-fast")
     assert "usage: bdg-fast" in run(script, "--help", cwd=tmp_path)
     assert bdg_fast.__version__ in run(script, "--version", cwd=tmp_path)
+
+
+def test_extras_have_long_and_short_names(wheel):
+    file = zipfile.ZipFile(wheel)
+    (name,) = (name for name in file.namelist() if name.endswith(".dist-info/METADATA"))
+    lines = file.read(name).decode().splitlines()
+    extras = {line.partition(": ")[2] for line in lines if line.startswith("Provides-Extra")}
+    assert extras == {"evaluation", "eval", "training", "train", "demo", "dev"}
+    needs = [line.partition(": ")[2] for line in lines if line.startswith("Requires-Dist")]
+    for need, extra in (("pyiqa", "evaluation"), ("bdg-fast[evaluation]", "eval"), ("bdg-fast[training]", "train")):
+        assert any(line.startswith(need) and re.search(f"extra == .{extra}.$", line) for line in needs), need
+
+
+def test_constraints_pin_one_version_each_for_every_python():
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    pins = [Requirement(line) for line in lines]
+    for version in ("3.10", "3.11", "3.14"):
+        names = [pin.name for pin in pins if not pin.marker or pin.marker.evaluate({"python_version": version})]
+        assert len(names) == len(set(names))
+        assert set(names) == {pin.name for pin in pins}

@@ -157,6 +157,28 @@ def test_a_manifest_that_cannot_be_used_is_refused(folder, tmp_path, capsys):
     assert "--by-package needs a manifest" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", [b"a,b\n1,2\n", b"crop,source_package,source_file\nx.png,p,f\n", b"\xff\xd8\xff"])
+def test_a_manifest_of_something_else_is_ignored_with_a_note(folder, capsys, text):
+    (folder / "manifest.csv").write_bytes(text)
+    output = folder.parent / "probe.csv"
+    assert main(["probe", "--images", str(folder), "--train", "3", "--test", "3", "--output", str(output)]) == 0
+    printed = capsys.readouterr().err
+    assert "ignored: manifest" in printed
+    assert "manifest.csv" in printed
+    assert output.exists()
+    assert main(["probe", "--images", str(folder), "--manifest", str(folder / "manifest.csv")]) == 2
+
+
+def test_a_manifest_beside_the_photographs_is_used(folder, capsys):
+    names = sorted(path.name for path in folder.iterdir())
+    rows = [f"{name},p,{i % 2}" for i, name in enumerate(names)]
+    (folder / "manifest.csv").write_text("\n".join(["crop,source_package,source_file", *rows]))
+    assert main(["probe", "--images", str(folder), "--train", "3", "--test", "3"]) == 0
+    captured = capsys.readouterr()
+    assert "of 1 sources; test: 3 of 1 other sources" in captured.out
+    assert "ignored" not in captured.err
+
+
 def test_one_test_source_has_no_interval():
     low, high = interval(torch.tensor([[True, False]]), ["a"], 0)
     assert math.isnan(low) and math.isnan(high)

@@ -37,6 +37,17 @@ def test_equals_the_hard_matrix_on_level_centres(impl, levels):
         torch.testing.assert_close(found.cpu(), expected.double(), rtol=1e-5, atol=1e-5 if not options else 1e-4)
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("value_range", [(100, 100.5), (-1000, -999.5)], ids=str)
+def test_a_narrow_range_far_from_zero(impl, value_range):
+    low, high = value_range
+    index = torch.randint(0, 3, (2, 3, 13, 9), generator=torch.Generator().manual_seed(0))[:, :1].expand(-1, 3, -1, -1)
+    images = low + (index + 0.5).double() / 3 * (high - low)
+    expected = mas_glcm(images, 4, (1, 2), 3, value_range, impl="reference").double()
+    found = soft_mas_glcm(images.to(device_of(impl)), 4, (1, 2), 3, value_range, impl=impl)
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-7, atol=2e-8)
+
+
 @pytest.mark.parametrize("impl", ["reference", "cpu"])
 @pytest.mark.parametrize("options", [{}, {"reduction": "none"}, {"normalize": False, "symmetric": True}], ids=str)
 @pytest.mark.parametrize("masked", [False, True])
@@ -135,14 +146,15 @@ def test_image_types_agree(photographs):
 
 @pytest.mark.parametrize("impl", ["reference", "cpu"])
 def test_opcheck(impl):
-    position = random((2, 7, 6)) * 4
-    arguments = (position.requires_grad_(), random((2, 7, 6), 1) > 0.2, "0,1,0;1,-1,1", 2, 5, True, impl)
+    position, mask, images = random((2, 7, 6)) * 4, random((2, 7, 6), 1) > 0.2, random((2, 3, 7, 6), 2)
+    arguments = (position.requires_grad_(), mask, images, "0,1,0;1,-1,1", 2, 5, True, impl)
     torch.library.opcheck(torch.ops.bdg_fast.soft_glcm.default, arguments)
 
 
-def test_compiles_with_its_backward():
+@pytest.mark.parametrize("check_finite", [True, False])
+def test_compiles_with_its_backward(check_finite):
     def loss(images):
-        return soft_mas_glcm(images, 3, (1, 2), 8, check_finite=False).square().sum()
+        return soft_mas_glcm(images, 3, (1, 2), 8, check_finite=check_finite).square().sum()
 
     compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
     for shape in ((2, 3, 12, 13), (1, 3, 9, 20)):
@@ -150,6 +162,32 @@ def test_compiles_with_its_backward():
         loss(eager).backward()
         compiled(traced).backward()
         torch.testing.assert_close(traced.grad, eager.grad)
+
+
+def test_compiled_code_still_checks():
+    compiled = torch.compile(soft_mas_glcm, fullgraph=True, dynamic=True, backend="aot_eager")
+    images = random((2, 3, 12, 13)).float()
+    torch.testing.assert_close(compiled(images), soft_mas_glcm(images))
+    images[1, 0, 2, 2] = torch.inf
+    with pytest.raises(ValueError, match=r"images must be finite .*images\[1\]"):
+        compiled(images)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+def test_vmap_is_not_silently_wrong():
+    images = random((3, 2, 3, 12, 13)).float()
+    expected = torch.stack([soft_mas_glcm(part) for part in images])
+    try:
+        mapped = torch.func.vmap(soft_mas_glcm)(images)
+    except RuntimeError:
+        return  # refused
+    torch.testing.assert_close(mapped, expected)
+
+
+def test_scales_may_be_gone_through_once():
+    images = random((1, 1, 9, 9))
+    found = soft_mas_glcm(images, iter((0.1, 1.0)), (s for s in (1, 2)), 4, reduction="none")
+    assert torch.equal(found, soft_mas_glcm(images, (0.1, 1.0), (1, 2), 4, reduction="none"))
 
 
 def test_autocast_changes_nothing():
@@ -192,10 +230,15 @@ def test_bad_input_is_named():
         ({"value_range": (1, 0)}, "value_range must be"),
         ({"reduction": "sum"}, "reduction must be 'mean' or 'none', got 'sum'"),
         ({"impl": "magic"}, "impl must be one of"),
+        ({"normalize": "no"}, "normalize must be True or False, got 'no'"),
+        ({"symmetric": 3}, "symmetric must be True or False, got 3"),
+        ({"check_finite": None}, "check_finite must be True or False, got None"),
         ({"mask": torch.ones(2, 8, 8, dtype=torch.bool)}, "mask must have shape"),
     ):
         with pytest.raises(ValueError, match=message):
             soft_mas_glcm(images, **options)
+    with pytest.raises(TypeError, match="images must be a dense tensor"):
+        soft_mas_glcm(images.to_sparse())
     with pytest.raises(TypeError, match="images must be one of"):
         soft_mas_glcm(images.to(torch.int64))
     images[1, 0, 2, 2] = torch.nan

@@ -55,6 +55,7 @@ def test_batch_shape_and_order(photographs):
     assert features.shape == (*matrix.shape[:-2], 2)
     assert torch.equal(features[1, 2, 3, 0], graycoprops(matrix[1, 2, 3], "entropy"))
     assert torch.equal(features[..., 1], graycoprops(matrix, "contrast"))
+    assert torch.equal(features, texture_features(matrix, iter(["entropy", "contrast"])))
 
 
 @pytest.mark.parametrize("prop", PROPS)

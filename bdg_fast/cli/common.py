@@ -52,10 +52,12 @@ def writable(option: str, path: Path, suffixes: Sequence[str], force: bool) -> P
     """``path``, if of a known type and nothing is there or ``force`` is given; its folder must exist.
 
     Raises:
-        ValueError, FileExistsError, FileNotFoundError: says so before any work is done.
+        ValueError, OSError: says so before any work is done.
     """
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{option} must end in {' or '.join(suffixes)}, got {path}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{option} must name a file, got the folder {path}")
     if path.exists() and not force:
         raise FileExistsError(f"{path} exists; --force replaces it")
     if not path.parent.is_dir():

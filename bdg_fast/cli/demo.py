@@ -25,12 +25,17 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table, write the picture."""
+    folder = arguments.output
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"--output must name a folder, got the file {folder}")
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = folder / "fingerprints.png"
+    if picture.is_dir():
+        raise IsADirectoryError(f"cannot write {picture}: it is a folder")
     path = next(photo for photo in bundled_photographs() if photo.stem == "parrot")
     image = as_unit_rgb(read_image(path))
     print(f"{path.name}, {image.shape[2]} x {image.shape[1]}, degraded in seven ways\n")
     print(fingerprint_table(degraded_versions(image)))
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    picture = arguments.output / "fingerprints.png"
     write_atomically(picture, lambda file: plot_fingerprints(image, file))
     print(f"\n{picture}: in each column a degraded version, its gray and its residual fingerprint.")
     print("Noise and low light blow the residual's matrix up to four lobes, blur shrinks it to a point, JPEG thins")

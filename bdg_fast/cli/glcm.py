@@ -145,9 +145,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _device(text: str) -> torch.device:
     try:
-        return torch.device(text)
+        device = torch.device(text)
     except RuntimeError:
-        raise argparse.ArgumentTypeError(f"must be cpu, cuda, cuda:N, mps or the like, got {text!r}") from None
+        device = None
+    if device is None or device.type == "meta":  # meta tensors have no values
+        raise argparse.ArgumentTypeError(f"must be cpu, cuda, cuda:N, mps or the like, got {text!r}")
+    return device
 
 
 def _integers(text: str) -> tuple[int, ...]:

@@ -43,7 +43,7 @@ def add_parser(subparsers: Any) -> None:
         "--manifest",
         type=Path,
         metavar="CSV",
-        help="their sources; default DIR/manifest.csv or DIR_manifest.csv, if there",
+        help="their sources; default DIR/manifest.csv or DIR_manifest.csv, if there and about them",
     )
     parser.add_argument(
         "--by-package",
@@ -77,11 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         from bdg_fast.evaluation.figures import require_matplotlib
 
         require_matplotlib()
-    folder = Path(arguments.images)
-    manifest = arguments.manifest or _find_manifest(folder)
-    if manifest is None and arguments.by_package:
-        raise ValueError("--by-package needs a manifest that names the collections; see --help")
-    sources = read_sources(list_images([folder]), manifest, arguments.by_package)
+    sources = _sources(list_images([arguments.images]), arguments)
     split = split_by_source(sources, arguments.train, arguments.test, arguments.seed)
     failures = Failures()
     train = {path: as_unit_rgb(image) for path, image in read_all(split.train, failures, "train")}
@@ -132,12 +128,20 @@ def _write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:
         csv.writer(file, lineterminator="\n").writerows(rows)
 
 
-def _find_manifest(folder: Path) -> Path | None:
-    resolved = folder.resolve()
-    for path in (resolved / "manifest.csv", resolved.with_name(f"{resolved.name}_manifest.csv")):
-        if path.is_file():
-            return path
-    return None
+def _sources(paths: Sequence[Path], arguments: argparse.Namespace) -> dict[Path, str]:
+    """The source of each photograph; a manifest that was only found, not named, may turn out to be another's."""
+    if arguments.manifest is not None:
+        return read_sources(paths, arguments.manifest, arguments.by_package)
+    folder = Path(arguments.images).resolve()
+    for manifest in (folder / "manifest.csv", folder.with_name(f"{folder.name}_manifest.csv")):
+        if manifest.is_file():
+            try:
+                return read_sources(paths, manifest, arguments.by_package)
+            except (ValueError, OSError) as error:
+                print(f"bdg-fast: ignored: {error}; --manifest names one", file=sys.stderr)
+    if arguments.by_package:
+        raise ValueError("--by-package needs a manifest that names the collections; see --help")
+    return read_sources(paths, None)
 
 
 def _table(scores: Sequence[Score]) -> str:

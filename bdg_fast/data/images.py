@@ -48,20 +48,28 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
         FileNotFoundError: an argument matches no file or folder, or a folder holds no image.
     """
     found: dict[Path, None] = {}
-    for path in map(Path, paths):
-        argument = str(path)
+    for given in paths:
+        argument = os.fspath(given)
+        if not argument:  # Path("") would be the current folder
+            raise FileNotFoundError("an empty text names no file or folder")
+        path = Path(argument)
         if path.is_dir():
-            files = sorted(f for f in path.rglob("*") if f.suffix.lower() in EXTENSIONS and f.is_file())
+            files = sorted(f for f in path.rglob("*") if f.suffix.lower() in EXTENSIONS and _is_file(f))
             if not files:
                 raise FileNotFoundError(f"no image in folder {argument!r}; looked for {', '.join(EXTENSIONS)}")
         elif path.exists():
             files = [path]
         else:
-            files = [f for f in map(Path, sorted(glob.glob(argument, recursive=True))) if f.is_file()]
+            files = [f for f in map(Path, sorted(glob.glob(argument, recursive=True))) if _is_file(f)]
             if not files:
                 raise FileNotFoundError(f"no such file, folder or match: {argument!r}")
         found.update(dict.fromkeys(files))
     return list(found)
+
+
+def _is_file(path: Path) -> bool:
+    """Also of a link to nothing: reading it names it, leaving it out would hide it."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def read_image(path: str | os.PathLike[str]) -> Tensor:

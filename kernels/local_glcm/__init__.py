@@ -1,6 +1,6 @@
 """Co-occurrence matrices of overlapping windows: a map of an image's texture or degradation."""
 
 from .api import checked_size, local_mas_glcm
-from .ops import raise_if_not_finite
+from .ops import zero_if_finite
 
-__all__ = ["checked_size", "local_mas_glcm", "raise_if_not_finite"]
+__all__ = ["checked_size", "local_mas_glcm", "zero_if_finite"]

@@ -10,11 +10,13 @@ from ..mas_glcm.checks import (
     as_integer,
     as_tuple,
     check_choice,
+    checked_flag,
     checked_images,
     checked_levels,
     checked_range,
     checked_thresholds,
     grid_of_offsets,
+    materialized,
 )
 from ..mas_glcm.spec import encode
 from . import ops
@@ -58,6 +60,7 @@ def local_mas_glcm(
         TypeError, ValueError: a bad argument, by name. RuntimeError: ``impl`` cannot run here.
     """
     pixels = checked_images(images)
+    ops.refuse_tangent(pixels)
     height, width = checked_size("window", window)
     down, across = checked_size("stride", stride)
     if height > pixels.shape[2] or width > pixels.shape[3]:
@@ -66,9 +69,10 @@ def local_mas_glcm(
         )
     levels = checked_levels(levels)
     low, high = checked_range(value_range)
-    thresholds = checked_thresholds(levels, source, quantizer)
+    thresholds = checked_thresholds(levels, source, materialized(quantizer))
     check_choice("impl", impl, ops.IMPLS)
-    offsets = grid_of_offsets(angles, scales)
+    symmetric, normalize = checked_flag("symmetric", symmetric), checked_flag("normalize", normalize)
+    offsets = grid_of_offsets(materialized(angles), materialized(scales))
     out: Tensor = ops.local_glcm(
         pixels,
         [height, width],
@@ -79,8 +83,8 @@ def local_mas_glcm(
         high,
         source,
         list(thresholds),
-        bool(normalize),
-        bool(check_finite),
+        normalize,
+        checked_flag("check_finite", check_finite),
         impl,
     )
     if symmetric:

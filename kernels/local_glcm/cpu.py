@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..mas_glcm import cpu
-from ..mas_glcm.cpu_kernels import level_rows
+from ..mas_glcm.cpu_levels import Quantizer, level_rows
 from ..mas_glcm.cpu_threads import in_parallel
 from ..mas_glcm.spec import Request, float_scale, make_plan
 from .views import each_window, grid
@@ -126,6 +126,12 @@ def _amounts(request: Request, height: int, width: int, normalize: bool) -> tupl
     return np.array(offsets, np.int64).reshape(-1, 3), np.array(amounts, np.int64)
 
 
+def _any_strides(images: Tensor) -> np.ndarray:
+    """The pixels without a copy, in the one array type the loops are compiled for: read-only, any strides."""
+    array = images.detach().numpy()
+    return np.lib.stride_tricks.as_strided(array, array.shape, array.strides, writeable=False)
+
+
 def local_glcm(
     images: Tensor,
     window: Sequence[int],
@@ -161,9 +167,9 @@ def local_glcm(
 
     if images.dtype in (torch.float16, torch.bfloat16):
         images = images.to(torch.float32)
-    pixels = cpu.any_strides(images)
+    pixels = _any_strides(images)
     lo, scale = (np.float32(value) for value in float_scale(low, high))
-    quantizer = cpu.Quantizer(levels, lo, scale, laplacian, np.array(thresholds, np.int32))
+    quantizer = Quantizer(levels, lo, scale, laplacian, np.array(thresholds, np.int32))
     rows, columns = grid(images, window, stride)
     out = np.empty((len(pixels), rows, columns, levels * levels), np.float32)
     unit = 2.0**-FIXED if normalize else 1.0

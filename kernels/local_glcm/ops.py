@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..mas_glcm.ops import IMPLS, choose, raise_if_not_finite, report_not_finite
+from ..mas_glcm.ops import IMPLS, choose, raise_if_not_finite, refuse_tangent, report_not_finite
 from ..mas_glcm.spec import decode
 
-__all__ = ["IMPLS", "local_glcm", "raise_if_not_finite"]
+__all__ = ["IMPLS", "local_glcm", "refuse_tangent", "zero_if_finite"]
 
 
 @torch.library.custom_op("bdg_fast::local_glcm", mutates_args=())
@@ -60,3 +60,19 @@ def _backward(ctx, grad):  # type: ignore[no-untyped-def]
 
 
 local_glcm.register_autograd(_backward)
+
+
+@torch.library.custom_op("bdg_fast::zero_if_finite", mutates_args=())
+def zero_if_finite(images: Tensor) -> Tensor:
+    """float32 0 (no dimensions); ValueError naming the image if ``images [B, ...]`` are not finite in float32.
+
+    Results begin from it, so that a compiler keeps the check.
+    """
+    if images.is_floating_point():
+        raise_if_not_finite(images.to(torch.float32) if images.dtype == torch.float64 else images)
+    return images.new_zeros((), dtype=torch.float32)
+
+
+@zero_if_finite.register_fake
+def _(images):  # type: ignore[no-untyped-def]
+    return images.new_empty((), dtype=torch.float32)

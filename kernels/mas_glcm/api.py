@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
-from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from . import ops
 from .checks import (
     check_choice,
+    checked_flag,
     checked_images,
     checked_levels,
     checked_mask,
@@ -19,6 +19,8 @@ from .checks import (
     checked_thresholds,
     grid_of_offsets,
     list_of_offsets,
+    materialized,
+    remembered,
 )
 from .spec import encode
 
@@ -42,24 +44,19 @@ def glcm_offsets(
     Raises:
         ValueError: ``angles`` or ``scales`` is empty, or a scale is not a positive integer.
     """
-    if not torch.compiler.is_compiling():
-        if isinstance(angles, list):
-            angles = tuple(angles)
-        if isinstance(scales, list):
-            scales = tuple(scales)
-        with contextlib.suppress(TypeError):  # what has no hash of its value is checked each time
-            return _cached_grid(*map(_hashed_by_value, (angles, scales)))
-    return grid_of_offsets(angles, scales)
+    return _grid(materialized(angles), materialized(scales))
 
 
-def _hashed_by_value(values: object) -> object:
-    if isinstance(values, Tensor):
-        raise TypeError
-    return values
+_grid = remembered(grid_of_offsets)
 
 
-_cached_grid = lru_cache(maxsize=64)(grid_of_offsets)
-_cached_encode = lru_cache(maxsize=64)(encode)
+class _Settings(NamedTuple):
+    """What a call comes to, whatever its images."""
+
+    op: tuple[object, ...]  # the op's arguments after images and mask
+    symmetric: bool
+    normalize: bool
+    shape: tuple[int, int] | None  # scales and angles of a result that keeps them
 
 
 def glcm(
@@ -107,22 +104,21 @@ def glcm(
     Raises:
         TypeError, ValueError: a bad argument, by name. RuntimeError: ``impl`` cannot run here.
     """
-    pairs = list_of_offsets(offsets)
-    out = _run(
+    return _run(
         images,
-        pairs,
-        tuple(range(len(pairs))),
-        len(pairs),
-        levels,
-        value_range,
-        normalize,
         mask,
-        source,
-        quantizer,
-        check_finite,
-        impl,
+        _glcm_settings(
+            materialized(offsets),
+            levels,
+            value_range,
+            symmetric,
+            normalize,
+            source,
+            materialized(quantizer),
+            impl,
+            check_finite,
+        ),
     )
-    return _symmetrized(out, normalize) if symmetric else out
 
 
 def mas_glcm(
@@ -160,29 +156,23 @@ def mas_glcm(
     Raises:
         TypeError, ValueError: a bad argument, by name. RuntimeError: ``impl`` cannot run here.
     """
-    check_choice("reduction", reduction, REDUCTIONS)
-    pairs = glcm_offsets(angles, scales)
-    slots = tuple(range(len(pairs))) if reduction == "none" else (0,) * len(pairs)
-    out = _run(
-        images,
-        pairs,
-        slots,
-        slots[-1] + 1,
+    settings = _mas_settings(
+        materialized(angles),
+        materialized(scales),
         levels,
         value_range,
+        symmetric,
         normalize,
-        mask,
+        reduction,
         source,
-        quantizer,
-        check_finite,
+        materialized(quantizer),
         impl,
+        check_finite,
     )
-    if symmetric:
-        out = _symmetrized(out, normalize)
-    out = out.to(torch.float32)
-    if reduction == "mean":
-        return out[:, 0]
-    return out.view(out.shape[0], len(scales), len(pairs) // len(scales), *out.shape[-2:])
+    out = _run(images, mask, settings)
+    if not settings.normalize:
+        out = out.to(torch.float32)
+    return out[:, 0] if settings.shape is None else out.view(len(out), *settings.shape, *out.shape[-2:])
 
 
 class MASGLCM(nn.Module):
@@ -209,11 +199,20 @@ class MASGLCM(nn.Module):
     ) -> None:
         """Keep the arguments of :func:`mas_glcm`; bad ones raise here where that needs no image."""
         super().__init__()
-        glcm_offsets(angles, scales)
-        checked_range(value_range)
-        checked_thresholds(checked_levels(levels), source, quantizer)
-        check_choice("reduction", reduction, REDUCTIONS)
-        check_choice("impl", impl, ops.IMPLS)
+        angles, scales, quantizer = map(materialized, (angles, scales, quantizer))  # type: ignore[assignment]
+        _mas_settings(
+            angles,
+            scales,
+            levels,
+            value_range,
+            symmetric,
+            normalize,
+            reduction,
+            source,
+            quantizer,
+            impl,
+            check_finite,
+        )
         self.angles = angles
         self.scales = tuple(scales)
         self.levels = levels
@@ -252,43 +251,61 @@ class MASGLCM(nn.Module):
         )
 
 
-def _run(
-    images: Tensor,
+def _settings(
     offsets: tuple[tuple[int, int], ...],
     slots: tuple[int, ...],
-    slot_count: int,
-    levels: int,
-    value_range: tuple[float, float],
-    normalize: bool,
-    mask: Tensor | None,
+    shape: tuple[int, int] | None,
+    levels: object,
+    value_range: object,
+    symmetric: object,
+    normalize: object,
     source: str,
-    quantizer: str | Sequence[int],
-    check_finite: bool,
+    quantizer: object,
     impl: str,
-) -> Tensor:
-    images = checked_images(images)
-    levels = checked_levels(levels)
+    check_finite: object,
+) -> _Settings:
+    number = checked_levels(levels)
     low, high = checked_range(value_range)
-    thresholds = checked_thresholds(levels, source, quantizer)
+    thresholds = checked_thresholds(number, source, quantizer)
     check_choice("impl", impl, ops.IMPLS)
-    request = (encode if torch.compiler.is_compiling() else _cached_encode)(offsets, slots)
-    out: Tensor = ops.glcm(
-        images,
-        checked_mask(mask, images),
-        request,
-        slot_count,
-        levels,
-        low,
-        high,
-        source,
-        list(thresholds),
-        bool(normalize),
-        bool(check_finite),
-        impl,
-    )
-    return out
+    divide = checked_flag("normalize", normalize)
+    check = checked_flag("check_finite", check_finite)
+    request = encode(offsets, slots)
+    op = (request, slots[-1] + 1, number, low, high, source, tuple(thresholds), divide, check, impl)
+    return _Settings(op, checked_flag("symmetric", symmetric), divide, shape)
 
 
-def _symmetrized(out: Tensor, normalize: bool) -> Tensor:
+@remembered
+def _glcm_settings(offsets: object, *options: object) -> _Settings:
+    pairs = list_of_offsets(offsets)
+    return _settings(pairs, tuple(range(len(pairs))), None, *options)  # type: ignore[arg-type]
+
+
+@remembered
+def _mas_settings(
+    angles: object,
+    scales: object,
+    levels: object,
+    value_range: object,
+    symmetric: object,
+    normalize: object,
+    reduction: object,
+    *options: object,
+) -> _Settings:
+    check_choice("reduction", reduction, REDUCTIONS)
+    pairs = grid_of_offsets(angles, scales)
+    distances = len(scales)  # type: ignore[arg-type]
+    keep = reduction == "none"
+    slots = tuple(range(len(pairs))) if keep else (0,) * len(pairs)
+    shape = (distances, len(pairs) // distances) if keep else None
+    return _settings(pairs, slots, shape, levels, value_range, symmetric, normalize, *options)  # type: ignore[arg-type]
+
+
+def _run(images: Tensor, mask: Tensor | None, settings: _Settings) -> Tensor:
+    pixels = checked_images(images)
+    ops.refuse_tangent(pixels)
+    out = ops.run(pixels, checked_mask(mask, pixels), *settings.op)
+    if not settings.symmetric:
+        return out
     both = out + out.mT
-    return both * 0.5 if normalize else both
+    return both * 0.5 if settings.normalize else both

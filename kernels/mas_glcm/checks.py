@@ -6,7 +6,8 @@ Plain comparisons only, so that `torch.compile` can follow them without a break 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,12 +16,46 @@ from .spec import FULL_SCALE, MAX_LEVELS, RESIDUAL_MAX, offset_of, residual_thre
 
 DTYPES = (torch.uint8, torch.uint16, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MAX_SCALE = 2**31 - 1
+REMEMBERED = 512
+"""Settings that :func:`remembered` keeps."""
+Checked = TypeVar("Checked")
+
+
+def remembered(check: Callable[..., Checked]) -> Callable[..., Checked]:
+    """``check``, which need not check the same plain values (numbers, texts, tuples of them) a second time.
+
+    Lists, arrays and tensors may change between calls, so they are checked each time.
+    """
+    known: dict[tuple[object, ...], Checked] = {}
+
+    def find(*arguments: object) -> Checked:
+        if torch.compiler.is_compiling():
+            return check(*arguments)
+        key = (*arguments, *map(type, arguments))  # True is no number of angles, though it equals 1
+        try:
+            return known[key]
+        except (KeyError, TypeError):  # TypeError: no hash
+            pass
+        found = check(*arguments)
+        if _never_changes(arguments):
+            if len(known) >= REMEMBERED:
+                known.clear()
+            known[key] = found
+        return found
+
+    return find
+
+
+def _never_changes(value: object) -> bool:
+    if type(value) is tuple:
+        return all(map(_never_changes, value))
+    return value is None or type(value) in (int, float, bool, str)
 
 
 def as_integer(value: object) -> int | None:
     """``value`` as an int if it is a whole number of any numeric type, else None."""
     if isinstance(value, int):
-        return value
+        return int(value)  # True is 1
     try:
         whole = int(value)  # type: ignore[call-overload]
         return whole if whole == value else None
@@ -44,6 +79,23 @@ def as_tuple(values: object) -> tuple[object, ...] | None:
         return None
 
 
+def materialized(values: object) -> object:
+    """``values``, or the tuple of them if they can be gone through only once or may change under our hands."""
+    if isinstance(values, (tuple, int, str)):  # an abstract class takes longer to ask
+        return values
+    return tuple(values) if isinstance(values, (list, Iterator)) else values
+
+
+def checked_flag(name: str, value: object) -> bool:
+    """``value`` if it is True or False, or a number that equals one of them."""
+    if isinstance(value, bool):
+        return value
+    number = as_integer(value)
+    if number not in (0, 1):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+    return number == 1
+
+
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """ValueError unless ``value`` is one of ``choices``."""
     if not isinstance(value, str) or value not in choices:
@@ -53,7 +105,7 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
 
 def grid_of_offsets(angles: object, scales: object) -> tuple[tuple[int, int], ...]:
     """Offsets ``(dy, dx)`` of all angles (a number of them, or radians) at all scales (pixels)."""
-    count, given = as_integer(angles), as_tuple(angles)
+    count, given = None if isinstance(angles, bool) else as_integer(angles), as_tuple(angles)
     if count is not None and given is None:
         if count < 1:
             raise ValueError(f"angles must be at least 1 or a sequence of radians, got {angles!r}")
@@ -112,11 +164,15 @@ def checked_pixels(images: object) -> Tensor:
     """``[B, 1 or 3, H, W]`` of one of `DTYPES`."""
     if not isinstance(images, Tensor):
         raise TypeError(f"images must be a torch.Tensor [B, 1 or 3, H, W], got {type(images).__name__}")
-    if images.ndim != 4:
-        raise ValueError(f"images must have rank 4, [B, 1 or 3, H, W], got shape {list(images.shape)}")
-    if images.shape[1] not in (1, 3):
-        hint = "; [B, H, W, C] is turned by images.permute(0, 3, 1, 2)" if images.shape[3] in (1, 3) else ""
-        raise ValueError(f"images must have 1 (gray) or 3 (RGB) channels, got {images.shape[1]}{hint}")
+    if images.layout != torch.strided:
+        kind = str(images.layout).removeprefix("torch.")
+        raise TypeError(f"images must be a dense tensor, got layout {kind}; images.to_dense() makes one")
+    shape = images.shape
+    if len(shape) != 4:
+        raise ValueError(f"images must have rank 4, [B, 1 or 3, H, W], got shape {list(shape)}")
+    if shape[1] not in (1, 3):
+        hint = "; [B, H, W, C] is turned by images.permute(0, 3, 1, 2)" if shape[3] in (1, 3) else ""
+        raise ValueError(f"images must have 1 (gray) or 3 (RGB) channels, got {shape[1]}{hint}")
     if images.dtype not in DTYPES:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
         raise TypeError(f"images must be one of {names}, got {str(images.dtype).removeprefix('torch.')}")
@@ -130,6 +186,8 @@ def checked_mask(mask: object, images: Tensor) -> Tensor | None:
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(f"mask must be a torch.bool tensor, got {kind}")
+    if mask.layout != torch.strided:
+        raise TypeError(f"mask must be a dense tensor, got layout {str(mask.layout).removeprefix('torch.')}")
     batch, _, height, width = images.shape
     plane = mask[:, 0] if mask.ndim == 4 and mask.shape[1] == 1 else mask
     if plane.ndim != 3 or plane.shape[1:] != (height, width) or plane.shape[0] not in (1, batch):

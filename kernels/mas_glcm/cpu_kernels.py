@@ -17,11 +17,15 @@ nothing, so that no pixel needs a test: neither at the border nor at masked pixe
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, call-arg"
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+
+from .cpu_levels import Quantizer, image_and_mask, level_rows
 
 ROW = 32
 """Bytes of a one-hot row: the most levels that the byte-row kernel takes."""
@@ -32,6 +36,31 @@ LINE = 64
 """Bytes of a cache line; rows must not straddle two."""
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy", boundscheck=False)
+
+
+class Work(NamedTuple):
+    """What to count: one entry a *code* (one neighbour, or a mirrored pair of them)."""
+
+    byte_rows: bool  # else direct
+    copies: int  # of a matrix, when counting directly
+    table: np.ndarray  # uint8 [33 * 33, 32], the rows of pairs of levels
+    reach: tuple[int, int]  # largest dy and |dx|
+    dy: np.ndarray  # int64 [codes], of the neighbour, or of the left one of two
+    dx: np.ndarray  # int64 [codes]
+    partner_dx: np.ndarray  # int64, columns from the left neighbour to the right; 0: there is only one
+    code_index: np.ndarray  # int64 [codes], which of partner_dx
+    group_of: np.ndarray  # int64 [codes], which accumulator
+
+
+class Uses(NamedTuple):
+    """Where the counts of the groups go; int64 arrays."""
+
+    groups: np.ndarray  # [uses], in the order of slots and within a slot of groups
+    flips: np.ndarray  # [uses]
+    times: np.ndarray  # [uses]
+    slots: np.ndarray  # [uses]
+    starts: np.ndarray  # [slots + 1], which uses are a slot's
+    totals: np.ndarray  # [slots]
 
 
 def pair_rows() -> np.ndarray:
@@ -95,111 +124,6 @@ def _make_add_neighbours(codes):
 
 
 _add_neighbours_1, _add_neighbours_4 = _make_add_neighbours(1), _make_add_neighbours(4)
-
-
-@_jit
-def _gray16_row(image, y, low, scale, row):
-    """16-bit luma of row ``y`` of ``image [C, H, W]`` into ``row``; returns whether all values are finite."""
-    channels, _, width = image.shape
-    bad = 0
-    for x in range(width):
-        value = image[0, y, x]
-        bad |= _not_finite(value)
-        row[x] = _value16(value, low, scale)
-    if channels == 3:
-        for x in range(width):
-            green, blue = image[1, y, x], image[2, y, x]
-            bad |= _not_finite(green) | _not_finite(blue)
-            luma = np.uint32(19595) * np.uint32(row[x]) + np.uint32(32768)
-            luma += np.uint32(38470) * np.uint32(_value16(green, low, scale))
-            luma += np.uint32(7471) * np.uint32(_value16(blue, low, scale))
-            row[x] = np.int32(np.uint32(luma) >> np.uint32(16))
-    return bad == 0
-
-
-def _value16(value, low, scale):
-    raise NotImplementedError  # compiled only: numba takes the overload below
-
-
-def _not_finite(value):
-    raise NotImplementedError
-
-
-@numba.extending.overload(_value16)
-def _value16_overload(value, low, scale):
-    if value == types.uint8:
-        return lambda value, low, scale: np.int32(value) * np.int32(257)
-    if value == types.uint16:
-        return lambda value, low, scale: np.int32(value)
-
-    def floating(value, low, scale):
-        scaled = (value - low) * scale
-        # written so that NaN fails the first comparison and becomes 0
-        above = scaled if scaled > np.float32(0) else np.float32(0)
-        return np.int32(np.rint(above if above < np.float32(65535) else np.float32(65535)))
-
-    return floating
-
-
-@numba.extending.overload(_not_finite)
-def _not_finite_overload(value):
-    if isinstance(value, types.Integer):
-        return lambda value: np.int32(0)
-    return lambda value: np.int32(value - value != np.float32(0))
-
-
-@_jit
-def level_rows(image, mask, quantizer, void, top, level, left, gray):
-    """Levels of the rows of ``level`` (uint16, ``void`` where nothing counts), from level-image row ``top``.
-
-    ``left`` is the border's width; ``gray`` int32 ``[4, W]`` is scratch: three rows of luma and a residual.
-    Returns whether all values read are finite.
-    """
-    height, width = image.shape[1], image.shape[2]
-    inset = 1 if quantizer.laplacian else 0
-    thresholds = quantizer.thresholds
-    rows = min(level.shape[0], max(height - 2 * inset - top, 0))
-    columns = max(width - 2 * inset, 0)
-    finite = True
-    level[:] = void
-    if columns == 0 or rows == 0:
-        return finite
-    for i in range(2 * inset):
-        finite &= _gray16_row(image, top + i, quantizer.low, quantizer.scale, gray[i])
-    for i in range(rows):
-        newest = i + 2 * inset
-        finite &= _gray16_row(image, top + newest, quantizer.low, quantizer.scale, gray[newest % 3])
-        out = level[i, left : left + columns]
-        row = gray[(i + inset) % 3]
-        if inset:
-            above, below, residual = gray[i % 3], gray[newest % 3], gray[3]
-            for x in range(columns):
-                around = above[x + 1] + below[x + 1] + row[x] + row[x + 2]
-                residual[x] = 4 * row[x + 1] - around
-            row = residual
-        if thresholds.size == 0:
-            for x in range(columns):
-                out[x] = np.uint16((np.uint32(row[x]) * np.uint32(quantizer.levels)) >> np.uint32(16))
-        else:
-            # one pass of vector compares per threshold: the loop over pixels is the inner one
-            for x in range(columns):
-                out[x] = 0
-            for threshold in thresholds:
-                for x in range(columns):
-                    out[x] += np.uint16(row[x] >= threshold)
-        if mask.size:
-            _apply_mask(mask, top + i + inset, inset, out, void)
-    return finite
-
-
-@_jit
-def _apply_mask(mask, y, inset, out, void):
-    for x in range(out.size):
-        inside = mask[y, x + inset]
-        if inset:
-            inside &= mask[y - 1, x + 1] & mask[y + 1, x + 1] & mask[y, x] & mask[y, x + 2]
-        if not inside:
-            out[x] = void
 
 
 @_jit
@@ -298,7 +222,7 @@ def _count_direct(flat, stride, left, rows, columns, work, hist, counts):
     side = counts.shape[1]
     for k in range(work.group_of.size):
         group = work.group_of[k]
-        shift = work.offsets[k, 0] * stride + work.offsets[k, 1]
+        shift = work.dy[k] * stride + work.dx[k]
         target = counts[group].reshape(1, side * side)
         if hist.size == 0:  # one copy: the matrix itself
             _count_offset(flat, stride, left, rows, columns, shift, side, target)
@@ -312,7 +236,7 @@ def _count_direct(flat, stride, left, rows, columns, work, hist, counts):
 
 
 @_jit
-def count(image, mask, quantizer, work, block, top, bottom, counts):
+def _count(image, mask, quantizer, work, block, top, bottom, counts):
     """Count the pairs that start in level-image rows ``top..bottom`` into ``counts [groups, side, side]``.
 
     ``image [C, H, W]``; ``mask [H, W]`` or empty; ``counts`` int32, overwritten. Returns whether all values are
@@ -325,7 +249,7 @@ def count(image, mask, quantizer, work, block, top, bottom, counts):
     level = np.empty((block + below, stride), np.uint16)
     gray = np.empty((4, image.shape[2]), np.int32)
     plane = level.size
-    shifts = 2 * (work.offsets[:, 0] * stride + work.offsets[:, 1] + work.code_index * plane)
+    shifts = 2 * (work.dy * stride + work.dx + work.code_index * plane)
     codes = np.empty((work.partner_dx.size + 1 if work.byte_rows else 0, plane), np.uint16)
     void = VOID if work.byte_rows else quantizer.levels
     order = np.empty(block * columns if work.byte_rows else 0, np.int32)
@@ -347,15 +271,21 @@ def count(image, mask, quantizer, work, block, top, bottom, counts):
 
 
 @_jit
-def _add_matrix(counts, factor, flip, out):
-    """``out += factor * (counts or counts^T)``, rounding the product and the sum each for itself."""
-    for i in range(out.shape[0]):
-        for j in range(out.shape[1]):
-            out[i, j] += factor * (counts[j, i] if flip else counts[i, j])
+def _add_row(counts, i, factor, flip, out):
+    """``out += factor * row i of (counts or counts^T)``, rounding the product and the sum each for itself."""
+    for j in range(out.size):
+        out[j] += factor * (counts[j, i] if flip else counts[i, j])
 
 
 @_jit
-def combine(parts, levels, uses, pairs, normalize, mean, total):
+def _weigh_row(counts, i, factor, flip, out):
+    """As `_add_row` to zeros, rounded once to float32."""
+    for j in range(out.size):
+        out[j] = np.float32(factor * (counts[j, i] if flip else counts[i, j]))
+
+
+@_jit
+def _combine(parts, levels, uses, pairs, normalize, mean, total):
     """Reduce ``parts [parts, groups, side, side]`` of one image to its result.
 
     ``out[slot] += times * (C or C^T)``, divided by the number of pairs and of matrices if ``normalize``, in
@@ -363,46 +293,82 @@ def combine(parts, levels, uses, pairs, normalize, mean, total):
     (float32) or ``total`` (int64) ``[slots, levels, levels]`` receives the result.
     """
     several = parts.shape[0] > 1
-    whole = np.empty((levels if several else 0, levels), np.int64)
-    exact = np.empty((levels if normalize else 0, levels), np.float64)
+    whole = np.empty(levels, np.int64)
+    exact = np.empty(levels, np.float64)
+    weights = np.empty(uses.groups.size if normalize else 0, np.float64)
+    for use in range(weights.size):
+        g = uses.groups[use]
+        n = pairs[g]
+        if n < 0:
+            n = np.int64(0)
+            for part in range(parts.shape[0]):
+                n += parts[part, g, :levels, :levels].sum()
+        weights[use] = uses.times[use] / np.float64(uses.totals[uses.slots[use]] * n) if n else 0.0
     for slot in range(uses.totals.size):
-        exact[:] = 0
-        total_of_slot = total[slot] if not normalize else total[0, :0]
-        total_of_slot[:] = 0
-        for use in range(uses.starts[slot], uses.starts[slot + 1]):
-            g, flip, times = uses.groups[use], uses.flips[use] != 0, uses.times[use]
-            if several:
-                whole[:] = parts[0, g, :levels, :levels]
-                for part in range(1, parts.shape[0]):
-                    _add_matrix(parts[part, g], np.int64(1), False, whole)
-            if normalize:
-                n = pairs[g]
-                if n < 0:
-                    n = whole.sum() if several else parts[0, g, :levels, :levels].sum()
-                if n == 0:
-                    continue
-                weight = times / np.float64(uses.totals[slot] * n)
+        first, last = uses.starts[slot], uses.starts[slot + 1]
+        for i in range(levels):  # by rows: a whole matrix of float64 would be fresh memory each time
+            if normalize and last - first == 1 and not several:
+                _weigh_row(parts[0, uses.groups[first]], i, weights[first], uses.flips[first] != 0, mean[slot, i])
+                continue
+            exact[:] = 0
+            if not normalize:
+                total[slot, i] = 0
+            for use in range(first, last):
+                g, flip = uses.groups[use], uses.flips[use] != 0
                 if several:
-                    _add_matrix(whole, weight, flip, exact)
+                    whole[:] = 0
+                    for part in range(parts.shape[0]):
+                        _add_row(parts[part, g], i, np.int64(1), flip, whole)
+                    if normalize:
+                        exact += weights[use] * whole
+                    else:
+                        total[slot, i] += uses.times[use] * whole
+                elif normalize:
+                    _add_row(parts[0, g], i, weights[use], flip, exact)
                 else:
-                    _add_matrix(parts[0, g], weight, flip, exact)
-            elif several:
-                _add_matrix(whole, times, flip, total_of_slot)
-            else:
-                _add_matrix(parts[0, g], times, flip, total_of_slot)
-        if normalize:
-            mean[slot] = exact
+                    _add_row(parts[0, g], i, uses.times[use], flip, total[slot, i])
+            if normalize:
+                mean[slot, i] = exact
 
 
 @_jit
-def count_and_combine(
-    images, masks, first, last, quantizer, work, block, uses, pairs, normalize, side, means, totals, finite
-):
-    """`count` and `combine` for whole images ``first..last``."""
-    counts = np.empty((1, work.groups, side, side), np.int32)
+def _unpack(numbers, ends, thresholds, table, partner_dx, codes, uses, starts, totals, pairs):
+    """What `cpu.Plan` packed: few arguments, of simple types, are what makes a call cheap."""
+    levels, laplacian, byte_rows, copies = numbers[0], numbers[1] != 0, numbers[2] != 0, numbers[3]
+    quantizer = Quantizer(levels, ends[0], ends[1], laplacian, thresholds)
+    work = Work(byte_rows, copies, table, (numbers[4], numbers[5]), codes[0], codes[1], partner_dx, codes[2], codes[3])
+    return quantizer, work, Uses(uses[0], uses[1], uses[2], uses[3], starts, totals), pairs
+
+
+@_jit
+def count_images(where, sample, first, last, mean, total, *plan):
+    """Results of whole images ``first..last``; returns the first that is not finite, else -1.
+
+    ``mean`` (float32) or ``total`` (int64) ``[B, slots, levels, levels]`` receives them, whichever is not empty.
+    """
+    quantizer, work, uses, pairs = _unpack(*plan)
+    rows, block, side = plan[0][6], plan[0][7], plan[0][8]
+    normalize = mean.size > 0
+    counts = np.empty((1, pairs.size, side, side), np.int32)
+    bad = -1
     for b in range(first, last):
-        mask = masks[b] if masks.size else masks[0]
-        rows = max(images.shape[2] - (2 if quantizer.laplacian else 0), 0)
-        finite[b] = count(images[b], mask, quantizer, work, block, 0, rows, counts[0])
-        slot = b if normalize else 0
-        combine(counts, quantizer.levels, uses, pairs, normalize, means[slot], totals[b - slot])
+        image, mask = image_and_mask(where, sample, b)
+        if not _count(image, mask, quantizer, work, block, 0, rows, counts[0]) and bad < 0:
+            bad = b
+        _combine(counts, quantizer.levels, uses, pairs, normalize, mean[b % len(mean)], total[b % len(total)])
+    return bad
+
+
+@_jit
+def count_rows(where, sample, b, top, bottom, counts, *plan):
+    """`_count` level-image rows ``top..bottom`` of image ``b``."""
+    quantizer, work, _, _ = _unpack(*plan)
+    image, mask = image_and_mask(where, sample, b)
+    return _count(image, mask, quantizer, work, min(plan[0][7], max(bottom - top, 1)), top, bottom, counts)
+
+
+@_jit
+def combine_parts(parts, b, mean, total, *plan):
+    """`_combine` what `count_rows` counted of image ``b``."""
+    quantizer, _, uses, pairs = _unpack(*plan)
+    _combine(parts, quantizer.levels, uses, pairs, mean.size > 0, mean[b % len(mean)], total[b % len(total)])

@@ -32,17 +32,18 @@ def _processor() -> int:
     return _libc.sched_getcpu() if _libc is not None and hasattr(_libc, "sched_getcpu") else -1
 
 
-def _leave(processor: int) -> None:
-    """Move this thread elsewhere if it runs on the caller's ``processor``.
+def _leave(processor: int, allowed: set[int]) -> None:
+    """Keep this thread of ours off the caller's ``processor``, and within those ``allowed`` to the caller.
 
     Linux likes to wake a thread on its waker's processor, where it then waits until the waker is done: with
-    two processors half the speed is lost.
+    two processors half the speed is lost. A thread that has left is not woken there again, so it stays away, which
+    costs nothing while the caller does its own share there, until it meets a caller elsewhere or callers may run on
+    other processors than before.
     """
-    if processor >= 0 and _processor() == processor:
-        others = os.sched_getaffinity(os.getpid()) - {processor}
-        if others:
-            with contextlib.suppress(OSError):  # a sandbox may forbid it, and it is only faster
-                os.sched_setaffinity(0, others)
+    own = os.sched_getaffinity(0)
+    if _processor() == processor or not own <= allowed or len(own) < len(allowed) - 1:
+        with contextlib.suppress(OSError):  # a sandbox may forbid it, and it is only faster
+            os.sched_setaffinity(0, allowed - {processor} or allowed)
 
 
 def in_parallel(threads: int, job: Callable[[int], None]) -> None:
@@ -54,9 +55,11 @@ def in_parallel(threads: int, job: Callable[[int], None]) -> None:
     if _pool is None or _pool[0] < threads - 1:
         _pool = (threads - 1, ThreadPoolExecutor(threads - 1, thread_name_prefix="bdg_fast"))
     caller = _processor()
+    allowed = os.sched_getaffinity(0) if caller >= 0 else set()
 
     def elsewhere(index: int) -> None:
-        _leave(caller)
+        if allowed:
+            _leave(caller, allowed)
         job(index)
 
     futures = [_pool[1].submit(elsewhere, index) for index in range(1, threads)]

@@ -9,9 +9,12 @@ import importlib.util
 import os
 from collections.abc import Sequence
 from functools import lru_cache
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .spec import TooLarge, decode
 
@@ -30,6 +33,13 @@ def _missing() -> dict[str, str]:
         if not found:
             reasons[impl] = f"the package {package!r} is not installed"
     return reasons
+
+
+@lru_cache(maxsize=1)
+def _cpu() -> ModuleType:
+    from . import cpu
+
+    return cpu
 
 
 def _interpreted() -> bool:
@@ -52,8 +62,7 @@ def choose(impl: str, device: torch.device, impls: Sequence[str] = IMPLS) -> str
     return impl
 
 
-@torch.library.custom_op("bdg_fast::glcm", mutates_args=())
-def glcm(
+def _glcm(
     images: Tensor,
     mask: Tensor | None,
     request: str,
@@ -62,7 +71,7 @@ def glcm(
     low: float,
     high: float,
     source: str,
-    thresholds: list[int],
+    thresholds: Sequence[int],
     normalize: bool,
     check_finite: bool,
     impl: str,
@@ -83,10 +92,9 @@ def glcm(
     chosen = choose(impl, images.device)
     arguments = (images, mask, decode(request), levels, low, high, source, thresholds, normalize)
     if chosen == "cpu":
-        from . import cpu
-
+        out: Tensor
         try:
-            out, bad = cpu.glcm(*arguments)  # sees whether pixels are finite while it quantizes them
+            out, bad = _cpu().glcm(*arguments)  # sees whether pixels are finite while it quantizes them
         except TooLarge:
             if impl != "auto":
                 raise
@@ -104,6 +112,9 @@ def glcm(
     return run(*arguments)
 
 
+glcm = torch.library.custom_op("bdg_fast::glcm", _glcm, mutates_args=())
+
+
 @glcm.register_fake
 def _(images, mask, request, slot_count, levels, low, high, source, thresholds, normalize, check_finite, impl):  # type: ignore[no-untyped-def]
     dtype = torch.float32 if normalize else torch.int64
@@ -115,6 +126,54 @@ def _backward(ctx, grad):  # type: ignore[no-untyped-def]
 
 
 glcm.register_autograd(_backward)
+
+
+def run(images: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
+    """The op, called without the dispatcher (which costs more than a small image's counts) where that cannot be told.
+
+    That is for plain tensors on the CPU while nothing follows or changes calls: no gradient, compiler, tracer,
+    profiler, transform or mode.
+    """
+    if _nothing_follows() and _is_plain(images) and (mask is None or _is_plain(mask)):
+        return _glcm(images, mask, *settings)
+    out: Tensor = glcm(images, mask, *settings)
+    return out
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    # its dispatch keys tell wrappers of torch.func, functional, fake, sparse and negated tensors, and the device
+    return (
+        type(tensor) is Tensor
+        and not tensor.requires_grad
+        and torch._C._dispatch_keys(tensor) in _dispatch_keys_of_plain_tensors()
+    )
+
+
+@lru_cache(maxsize=1)
+def _dispatch_keys_of_plain_tensors() -> tuple[object, ...]:
+    with torch.inference_mode():
+        inference = torch.empty(0, device="cpu")
+    with torch.inference_mode(False):
+        return torch._C._dispatch_keys(torch.empty(0, device="cpu")), torch._C._dispatch_keys(inference)
+
+
+def _nothing_follows() -> bool:
+    c = torch._C
+    return (
+        not torch.compiler.is_compiling()
+        and c._len_torch_dispatch_stack() == 0
+        and c._len_torch_function_stack() == 0
+        and c._functorch.peek_interpreter_stack() is None
+        and forward_ad._current_level < 0
+        and not c._autograd._profiler_enabled()
+        and c._get_tracing_state() is None
+    )
+
+
+def refuse_tangent(images: Tensor) -> None:
+    """RuntimeError if ``images`` carry a tangent of forward-mode differentiation: the ops would drop it silently."""
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(images).tangent is not None:  # type: ignore[no-untyped-call]
+        raise RuntimeError("a co-occurrence matrix has no forward-mode derivative (jvp); pass images.detach()")
 
 
 def raise_if_not_finite(images: Tensor) -> None:

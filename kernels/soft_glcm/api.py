@@ -9,11 +9,13 @@ from torch import Tensor
 
 from ..mas_glcm.checks import (
     check_choice,
+    checked_flag,
     checked_levels,
     checked_mask,
     checked_pixels,
     checked_range,
     grid_of_offsets,
+    materialized,
 )
 from ..mas_glcm.spec import LUMA, encode
 from . import ops
@@ -59,23 +61,27 @@ def soft_mas_glcm(
         TypeError, ValueError: a bad argument, by name. RuntimeError: ``impl`` cannot run here.
     """
     pixels = checked_pixels(images)
+    ops.refuse_tangent(pixels)
     levels = checked_levels(levels)
     low, high = checked_range(value_range)
     check_choice("reduction", reduction, ("mean", "none"))
     check_choice("impl", impl, ops.IMPLS)
     inside = checked_mask(mask, pixels)
-    offsets = grid_of_offsets(angles, scales)
-    if check_finite and pixels.is_floating_point():
-        ops.raise_if_not_finite(pixels)
+    symmetric, normalize = checked_flag("symmetric", symmetric), checked_flag("normalize", normalize)
+    # positions do not tell: NaN is a level there, and so is infinity
+    seen = pixels.detach() if checked_flag("check_finite", check_finite) and pixels.is_floating_point() else None
+    distances = materialized(scales)
+    offsets = grid_of_offsets(materialized(angles), distances)
     slots = tuple(range(len(offsets))) if reduction == "none" else (0,) * len(offsets)
     position = level_position(pixels, levels, low, high)
-    out: Tensor = ops.soft_glcm(position, inside, encode(offsets, slots), slots[-1] + 1, levels, bool(normalize), impl)
+    out: Tensor = ops.soft_glcm(position, inside, seen, encode(offsets, slots), slots[-1] + 1, levels, normalize, impl)
     if symmetric:
         out = out + out.mT
         out = out * 0.5 if normalize else out
     if reduction == "mean":
         return out[:, 0]
-    return out.view(out.shape[0], len(scales), len(offsets) // len(scales), levels, levels)
+    number = len(distances)  # type: ignore[arg-type]
+    return out.view(out.shape[0], number, len(offsets) // number, levels, levels)
 
 
 def level_position(images: Tensor, levels: int, low: float, high: float) -> Tensor:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..mas_glcm.ops import IMPLS, choose, raise_if_not_finite
+from ..mas_glcm.ops import IMPLS, choose, raise_if_not_finite, refuse_tangent
 from ..mas_glcm.spec import decode
 
-__all__ = ["IMPLS", "raise_if_not_finite", "soft_glcm", "soft_glcm_backward"]
+__all__ = ["IMPLS", "refuse_tangent", "soft_glcm", "soft_glcm_backward"]
 
 
 @torch.library.custom_op("bdg_fast::soft_glcm", mutates_args=())
 def soft_glcm(
     position: Tensor,
     mask: Tensor | None,
+    images: Tensor | None,
     request: str,
     slot_count: int,
     levels: int,
@@ -26,12 +27,15 @@ def soft_glcm(
     Args:
         position: float32 or float64 ``[B, H, W]`` in ``[0, levels - 1]``.
         mask: bool ``[B, H, W]``, or None.
+        images: ``[B, ...]`` to refuse if they are not finite, or None.
         request: `spec.encode` of the offsets and the output slot of each.
         normalize: average of the matrices, each divided by its number of pairs; else their sum.
 
     Returns:
         ``[B, slot_count, levels, levels]`` of the type of ``position``.
     """
+    if images is not None:
+        raise_if_not_finite(images)
     chosen = choose(impl, position.device)
     if chosen == "cpu":
         from .cpu import forward as run
@@ -66,7 +70,7 @@ def soft_glcm_backward(
 
 
 @soft_glcm.register_fake
-def _(position, mask, request, slot_count, levels, normalize, impl):  # type: ignore[no-untyped-def]
+def _(position, mask, images, request, slot_count, levels, normalize, impl):  # type: ignore[no-untyped-def]
     return position.new_empty((position.shape[0], slot_count, levels, levels))
 
 
@@ -76,14 +80,14 @@ def _(grad, position, mask, request, levels, normalize, impl):  # type: ignore[n
 
 
 def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    position, mask, ctx.request, _, ctx.levels, ctx.normalize, ctx.impl = inputs
+    position, mask, _, ctx.request, _, ctx.levels, ctx.normalize, ctx.impl = inputs
     ctx.save_for_backward(position, mask)
 
 
 def _backward(ctx, grad):  # type: ignore[no-untyped-def]
     position, mask = ctx.saved_tensors
     found = soft_glcm_backward(grad, position, mask, ctx.request, ctx.levels, ctx.normalize, ctx.impl)
-    return found, None, None, None, None, None, None
+    return found, None, None, None, None, None, None, None
 
 
 def _backward_of_backward(ctx, grad):  # type: ignore[no-untyped-def]
