@@ -49,6 +49,8 @@ def _interpreted() -> bool:
 def choose(impl: str, device: torch.device) -> str:
     """The backend to run. Only ``"auto"`` chooses; anything else runs as asked or raises RuntimeError."""
     missing = _missing()
+    if impl in ("auto", "cpu") and device.type == "cpu" and "cpu" not in missing:
+        return "cpu"
     if impl == "auto":
         wanted = {"cpu": "cpu", "cuda": "triton"}.get(device.type, "reference")
         return "reference" if wanted in missing else wanted
