@@ -172,7 +172,7 @@ def mas_glcm(
     out = _run(images, mask, settings)
     if not settings.normalize:
         out = out.to(torch.float32)
-    return out[:, 0] if settings.shape is None else out.view(len(out), *settings.shape, *out.shape[-2:])
+    return out.squeeze(1) if settings.shape is None else out.view(len(out), *settings.shape, *out.shape[-2:])
 
 
 class MASGLCM(nn.Module):

@@ -237,6 +237,6 @@ def _count_in_parts(
                 finite[b, part] = cpu_kernels.count_rows(where, sample, b, top, bottom, parts[part], *plan.arrays)
 
         in_parallel(threads, count_rows)
-        cpu_kernels.combine_parts(parts, b, mean, total, *plan.arrays)
+        cpu_kernels.combine_parts(parts, plan.parts <= 1, b, mean, total, *plan.arrays)
     bad = ~finite.all(axis=1)
     return int(bad.argmax()) if bad.any() else -1

@@ -315,6 +315,8 @@ def _combine(parts, levels, uses, pairs, normalize, mean, total):
                 total[slot, i] = 0
             for use in range(first, last):
                 g, flip = uses.groups[use], uses.flips[use] != 0
+                if normalize and weights[use] == 0:
+                    continue
                 if several:
                     whole[:] = 0
                     for part in range(parts.shape[0]):
@@ -368,7 +370,14 @@ def count_rows(where, sample, b, top, bottom, counts, *plan):
 
 
 @_jit
-def combine_parts(parts, b, mean, total, *plan):
-    """`_combine` what `count_rows` counted of image ``b``."""
+def combine_parts(parts, fits, b, mean, total, *plan):
+    """`_combine` what `count_rows` counted of image ``b``; ``fits``: 32 bits hold the sum of the parts."""
     quantizer, _, uses, pairs = _unpack(*plan)
+    if fits:
+        whole = parts[0].ravel()
+        for part in range(1, parts.shape[0]):
+            more = parts[part].ravel()
+            for cell in range(whole.size):
+                whole[cell] += more[cell]
+        parts = parts[:1]
     _combine(parts, quantizer.levels, uses, pairs, mean.size > 0, mean[b % len(mean)], total[b % len(total)])

@@ -49,6 +49,8 @@ def _interpreted() -> bool:
 def choose(impl: str, device: torch.device, impls: Sequence[str] = IMPLS) -> str:
     """The backend to run, one of ``impls``. Only ``"auto"`` chooses; else it runs as asked or raises RuntimeError."""
     missing = _missing()
+    if impl in ("auto", "cpu") and device.type == "cpu" and "cpu" not in missing:
+        return "cpu"
     if impl == "auto":
         wanted = {"cpu": "cpu", "cuda": "triton"}.get(device.type, "reference")
         return wanted if wanted in impls and wanted not in missing else "reference"
