@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,9 +22,20 @@ if TYPE_CHECKING:
 OVERLAP = 64
 """Pixels that neighbouring tiles share."""
 SMALLEST_TILE = 128
-BYTES_PER_PIXEL = {32: 3_000, 64: 6_500}
+BYTES_PER_PIXEL = {32: 2_300, 64: 5_000}
 """Peak memory of a forward in float32 by network width, measured (benchmarks/notes.md)."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+READERS = 2
+"""Threads that read and decode pictures while the network works."""
+
+
+class Restored(NamedTuple):
+    """What :meth:`Restorer.stream` makes of one source."""
+
+    number: int  # of the source, in the order they came
+    source: Any
+    image: Any  # restored, of the type of the source; None if it failed
+    error: Exception | None
 
 
 class TiledNetwork:
@@ -93,7 +105,7 @@ class Restorer:
         sampler: ResidualSampler | None = None,
         *,
         device: str | torch.device = "auto",
-        dtype: str = "float32",
+        dtype: str = "auto",
         tile: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -103,21 +115,24 @@ class Restorer:
             unet: trained weights.
             sampler: default: that of the family the weights belong to, 3 steps.
             device: ``"auto"`` takes a GPU if there is one.
-            dtype: ``"float32"``; ``"bfloat16"`` or ``"float16"`` for the network's convolutions and products.
+            dtype: of the network's convolutions and products: ``"float32"``, ``"bfloat16"``, ``"float16"``, or
+                ``"auto"``: bfloat16 where the device computes it natively, else float32. Norms, softmax and the
+                sampler stay float32.
             tile: largest side of what is evaluated at once, in pixels; default: as the free memory allows.
             seed: of the noise. It is drawn for each picture alone, so results do not depend on others.
 
         Raises:
             ValueError: a bad argument, by name.
         """
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(map(repr, DTYPES))}, got {dtype!r}")
+        if dtype != "auto" and dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of 'auto', {', '.join(map(repr, DTYPES))}, got {dtype!r}")
         if tile is not None and tile <= 2 * OVERLAP:
             raise ValueError(f"tile must be more than twice the overlap of {OVERLAP} pixels, got {tile}")
         self.device = torch.device(_default_device() if device == "auto" else device)
         self.unet = unet.eval().fold().to(self.device)
         self.sampler = sampler or ResidualSampler.of(unet.config.family, delta_end=unet.config.delta_end)
-        self.dtype, self.tile, self.seed = DTYPES[dtype], tile, seed
+        self.dtype = _native_dtype(self.device) if dtype == "auto" else DTYPES[dtype]
+        self.tile, self.seed = tile, seed
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str] | None = None, *, steps: int = 3, **options: Any) -> Restorer:
@@ -138,6 +153,63 @@ class Restorer:
 
         picture = as_picture(image)
         return picture.back(self.restore(picture.pixels))
+
+    def stream(self, images: Iterable[Any], *, batch: int = 1) -> Iterator[Restored]:
+        """Restore many, reading ahead in threads while the network works; memory does not grow with their number.
+
+        Pictures of one size are restored together, ``batch`` at a time; they wait for company no longer than for
+        ``2 batch`` others, so results may come in another order than their sources. What cannot be read or restored
+        comes with its error.
+
+        Args:
+            images: whatever :meth:`__call__` takes, paths for example.
+            batch: most pictures evaluated together.
+
+        Raises:
+            ValueError: ``batch`` is below 1.
+        """
+        from .data.convert import as_picture  # Pillow is loaded when there is a picture
+
+        if batch < 1:
+            raise ValueError(f"batch must be at least 1, got {batch}")
+        return self._stream(enumerate(images), batch, as_picture)
+
+    def _stream(self, sources: Iterator[tuple[int, Any]], batch: int, read: Any) -> Iterator[Restored]:
+        waiting: dict[torch.Size, list[tuple[int, Any, Picture]]] = {}  # by size; the first has waited longest
+        with ThreadPoolExecutor(READERS) as readers:
+            reading = [(*item, readers.submit(read, item[1])) for item in islice(sources, READERS)]
+            while reading:
+                index, source, future = reading.pop(0)
+                reading += [(*item, readers.submit(read, item[1])) for item in islice(sources, 1)]
+                try:
+                    picture = future.result()
+                except Exception as error:  # decoders raise many types; one file must not end the run
+                    yield Restored(index, source, None, error)
+                    continue
+                together = waiting.setdefault(picture.pixels.shape[1:], [])
+                together.append((index, source, picture))
+                if len(together) == batch:
+                    del waiting[picture.pixels.shape[1:]]
+                    yield from self._together(together)
+                elif sum(map(len, waiting.values())) > 2 * batch:
+                    yield from self._together(waiting.pop(next(iter(waiting))))
+        for together in waiting.values():
+            yield from self._together(together)
+
+    def _together(self, items: Sequence[tuple[int, Any, Picture]]) -> Iterator[Restored]:
+        """Pictures of one size; where they fail, each alone, so that none fails for another."""
+        try:
+            images = self.batch([picture for _, _, picture in items])
+        except Exception as error:  # as above
+            if len(items) == 1:
+                index, source, _ = items[0]
+                yield Restored(index, source, None, error)
+                return
+            for item in items:
+                yield from self._together([item])
+            return
+        for (index, source, _), image in zip(items, images, strict=True):
+            yield Restored(index, source, image, None)
 
     def batch(self, pictures: Sequence[Picture]) -> list[Any]:
         """Restore several pictures; those of one size together."""
@@ -195,7 +267,7 @@ class Restorer:
 
     def _tile_for(self, batch: int) -> int:
         """Side of the largest square that half of the free memory holds."""
-        each = BYTES_PER_PIXEL.get(self.unet.config.width, 100 * self.unet.config.width) * max(batch, 1)
+        each = BYTES_PER_PIXEL.get(self.unet.config.width, 80 * self.unet.config.width) * max(batch, 1)
         side = int((_free_memory(self.device) / 2 / each) ** 0.5)
         return max(side // 16 * 16, 2 * OVERLAP + 16)
 
@@ -204,6 +276,18 @@ def _default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _native_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where it is computed natively, which is faster there; float32 elsewhere."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not there in older releases
+        native = any(bool(found.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    else:
+        native = False
+    return torch.bfloat16 if native else torch.float32
 
 
 def _free_memory(device: torch.device) -> int:
@@ -218,4 +302,6 @@ def _free_memory(device: torch.device) -> int:
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    # PyTorch's CPU and MPS allocators raise no type of their own
+    known = ("can't allocate memory", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in known)

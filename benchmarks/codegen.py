@@ -6,7 +6,8 @@
 
 Counted per kernel: registers and spilled bytes or registers of a thread, shared memory of a block, and the
 instructions of the counting loop per update (one update = one pixel of one offset), over all threads; for kernels
-that prepare (``levels`` and ``order``), all their instructions per pixel.
+that prepare (``levels`` and ``order``), all their instructions per pixel; for those that touch each pixel once
+(``step`` and ``forward``), all their instructions per element.
 """
 
 from __future__ import annotations
@@ -14,23 +15,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import re
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
-TARGETS = {
-    "sm_80": GPUTarget("cuda", 80, 32),
-    "sm_90": GPUTarget("cuda", 90, 32),
-    "sm_100": GPUTarget("cuda", 100, 32),
-    "gfx942": GPUTarget("hip", "gfx942", 64),
-}
+from . import codegen_pixels
+from .codegen_tools import TARGETS, compile_kernel, resources
 
 
 class Variant(NamedTuple):
@@ -154,7 +147,7 @@ def compile_variant(target: GPUTarget, variant: Variant, **overrides: Any) -> tu
         else "i32"
         for name in kernel.arg_names
     }
-    return _compile(kernel, signature, constants, target, warps), updates, warps
+    return compile_kernel(kernel, signature, constants, target, warps), updates, warps
 
 
 def compile_combine(target: GPUTarget, masked: bool, normalize: bool) -> Any:
@@ -166,79 +159,7 @@ def compile_combine(target: GPUTarget, masked: bool, normalize: bool) -> Any:
         name: "constexpr" if name in constants else "*" + pointers[name] if name in pointers else "i32"
         for name in kernel.arg_names
     }
-    return _compile(kernel, signature, constants, target, 4)
-
-
-def _compile(kernel: Any, signature: dict[str, str], constants: dict[str, Any], target: GPUTarget, warps: int) -> Any:
-    places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
-    # as launched: arrays begin on 16-byte boundaries
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if signature[name][0] == "*"}
-    source = ASTSource(kernel, signature=signature, constexprs=places, attrs=aligned)
-    options = {"num_warps": warps, "num_stages": 1, "enable_fp_fusion": False}
-    return triton.compile(source, target=target, options=options)
-
-
-def resources(compiled: Any, way: str = "") -> dict[str, int]:
-    """Registers, spills, shared bytes and instructions of the loop that counts (of the kernel, if it has none)."""
-    shared = int(compiled.metadata.shared)
-    if "amdgcn" in compiled.asm:
-        text = compiled.asm["amdgcn"]
-        counts = {key: int(value) for key, value in re.findall(r"\.(\w+_count):\s+(\d+)", text)}
-        spills = counts["vgpr_spill_count"] + counts["sgpr_spill_count"]
-        registers = counts["vgpr_count"] + counts.get("agpr_count", 0)
-        lines = re.findall(r"^(\S+):|^\s+([sv]_\w+|ds_\w+|global_\w+|buffer_\w+)(.*)$", text, re.M)
-        return {"registers": registers, "spills": spills, "shared": shared, "loop": _loop(lines, way)}
-    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        usage = _output(tools / "cuobjdump", "-res-usage", file.name)
-        sass = _output(tools / "nvdisasm", "-c", file.name)
-    found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL|SHARED):(\d+)", usage)}
-    lines = re.findall(r"^(\S+):|^\s+(?:/\*\w+\*/)?\s*(?:@!?U?P\w+\s+)?([A-Z]\w*)(.*)$", sass, re.M)
-    return {
-        "registers": found["REG"],
-        "spills": found["STACK"] + found["LOCAL"],
-        "shared": max(shared, found["SHARED"]),
-        "loop": _loop(lines, way),
-    }
-
-
-def _output(*command: object) -> str:
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True).stdout
-
-
-COUNTING = {
-    "shared": r"ATOMS",
-    "counts": r"RED|global_atomic",
-    "product": r"[HIQ]G?MMA|v_mfma|UTC\w*MMA",
-    "soft add": r"RED|ATOM|global_atomic",
-    "soft pull": r"LDG|global_load",
-}
-"""What the loop that counts is known by."""
-
-
-def _loop(lines: list[tuple[str, str, str]], way: str) -> int:
-    """Instructions of the smallest loop that counts: a backward branch to its label and all between."""
-    code = [(instruction, operands) for label, instruction, operands in lines if not label]
-    if way not in COUNTING:
-        return len(code)
-    labels: dict[str, int] = {}
-    position, loops = 0, []
-    for label, instruction, operands in lines:
-        if label:
-            labels[label] = position
-            continue
-        position += 1
-        if "BRA" in instruction or "branch" in instruction:
-            for name, begin in labels.items():
-                if re.search(rf"(?<![\w.$]){re.escape(name)}(?![\w.$])", operands):
-                    loops.append((begin, position))
-    counting = [
-        end - begin for begin, end in loops if any(re.match(COUNTING[way], name) for name, _ in code[begin:end])
-    ]
-    # AMD code branches around masked loads: their loops are not the one over offsets
-    return max(counting, default=0) if way == "soft pull" else min(counting, default=0)
+    return compile_kernel(kernel, signature, constants, target, 4)
 
 
 def measure(target: str, variant: Variant, **overrides: Any) -> dict[str, Any]:
@@ -268,6 +189,7 @@ def table(targets: list[str]) -> list[dict[str, Any]]:
             row = resources(compile_combine(TARGETS[target], masked, normalize))
             name = ("normalized" if normalize else "sums") + (" masked" if masked else "")
             rows.append({"kernel": "combine", "target": target, "variant": name, **row})
+        rows += [codegen_pixels.measure(target, variant) for variant in codegen_pixels.VARIANTS]
     return rows
 
 

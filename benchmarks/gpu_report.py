@@ -31,7 +31,8 @@ CASES = (
 SOFT_CASES = ((8, 32), (1, 32))
 TIMEOUT_TESTS = 240
 # test_glcm_oracle skips itself without scikit-image
-GPU_TESTS = tuple(f"tests/test_{name}.py" for name in ("gpu", "triton", "soft", "glcm_errors", "glcm_oracle"))
+GPU_FILES = ("gpu", "gpu_sampler", "noise", "triton", "soft", "glcm_errors", "glcm_oracle")
+GPU_TESTS = tuple(f"tests/test_{name}.py" for name in GPU_FILES)
 
 
 def run_tests(seconds: float) -> dict[str, Any]:
@@ -194,6 +195,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("gpu-report: no CUDA or ROCm device; the CPU benchmarks are `make bench`", file=sys.stderr)
         return 2
+    from .gpu_pixels import pixel_cases
     from .peers import available
 
     start = time.monotonic()
@@ -213,6 +215,9 @@ def main() -> int:
     report["copy_bytes_per_second"] = copy_bandwidth()
     report["glcm"], report["left_out"] = glcm_cases(start + arguments.seconds)
     report["soft"] = soft_cases() if time.monotonic() < start + arguments.seconds else []
+    copy = report["copy_bytes_per_second"]
+    in_time = time.monotonic() < start + arguments.seconds
+    report["pixels"] = pixel_cases(DEVICE, time_ms, copy) if in_time else []
     report["seconds"] = round(time.monotonic() - start, 1)
     write_json(path, report)
 
@@ -236,6 +241,9 @@ def main() -> int:
     for row in report["soft"]:
         times = ", ".join(f"{name} {timing['ms']:.3f}" for name, timing in row.items() if name != "case")
         print(f"{row['case']}: {times} ms")
+    for row in report["pixels"]:
+        times = ", ".join(f"{name} {timing['ms']:.4f}" for name, timing in row.items() if isinstance(timing, dict))
+        print(f"{row['case']}: {times} ms; {100 * row['share_of_copy']:.0f} % of a copy's bandwidth")
     if report["left_out"]:
         print(f"no time for: {', '.join(report['left_out'])}")
     print(f"\n{path}, {report['seconds']} s")

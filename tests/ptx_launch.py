@@ -6,6 +6,7 @@ Needs a process in which Triton is not interpreted (``TRITON_INTERPRET`` unset b
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -52,7 +53,9 @@ class Launches:
 
     def run(self, kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         """In place of ``JITFunction.run``, which specializes and compiles, and would launch."""
-        compiled = JIT_RUN(kernel, *args, grid=grid, warmup=True, **kwargs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            compiled = JIT_RUN(kernel, *args, grid=grid, warmup=True, **kwargs)
         values = dict(zip(kernel.arg_names, args, strict=False)) | kwargs
         passed = [_argument(values[name]) for name, kind in compiled.src.signature.items() if kind != "constexpr"]
         text = self.rewrite(compiled.asm["ptx"])

@@ -12,6 +12,7 @@ from bdg_fast import SIZES, Restorer, UNet, UNetConfig
 from bdg_fast.models.checkpoints import CheckpointError
 
 FIXTURES = Path(__file__).with_name("fixtures") / "diffuir"
+FILES = ["README.md", "config.json", "model.safetensors"]
 SMALL = UNetConfig(width=8, multipliers=(1, 2))
 
 
@@ -32,7 +33,7 @@ def equal(a, b):
 def test_saved_and_loaded(config, tmp_path):
     unet = UNet(config)
     unet.save_pretrained(tmp_path / "model")
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == FILES
     loaded = UNet.from_pretrained(tmp_path / "model")
     assert loaded.config == config
     assert equal(loaded, unet)
@@ -125,6 +126,48 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, capsys):
             UNet.from_pretrained(tmp_path / missing)
 
 
+def test_our_weights_alone_are_a_checkpoint(tmp_path):
+    unet = UNet(SMALL)
+    unet.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").rename(tmp_path / "renamed.safetensors")
+    found = UNet.from_pretrained(tmp_path / "renamed.safetensors")
+    assert equal(found, unet) and found.config == unet.config and not found.training
+
+
+def test_names_on_the_hub_are_fetched(tmp_path, monkeypatch):
+    unet = UNet(SMALL)
+    unet.save_pretrained(tmp_path / "model")
+    asked = []
+
+    def fetch(name, **options):
+        asked.append((name, options.pop("revision"), options))
+        return str(tmp_path / "model")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    assert equal(UNet.from_pretrained("someone/some-model", revision="v1"), unet)
+    assert asked == [("someone/some-model", "v1", {"allow_patterns": ["config.json", "model.safetensors"]})]
+
+
+def test_networks_are_pushed_to_the_hub(tmp_path, monkeypatch):
+    from huggingface_hub import HfApi
+
+    uploaded = {}
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **_: type("Repo", (), {"repo_id": repo_id}))
+
+    def upload(self, *, repo_id, folder_path, **_):
+        uploaded[repo_id] = UNet.from_pretrained(folder_path), sorted(path.name for path in folder_path.iterdir())
+        return "address"
+
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    unet = UNet(SMALL)
+    assert unet.push_to_hub("someone/one") == "address"
+    assert unet.save_pretrained(tmp_path, push_to_hub=True, repo_id="someone/two") == "address"
+    for found, files in uploaded.values():
+        assert equal(found, unet) and files == FILES
+    card = (tmp_path / "README.md").read_text()
+    assert "library_name: bdg-fast" in card and "2602.00579" in card
+
+
 def test_folders_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
         UNet.from_pretrained(tmp_path)
@@ -151,7 +194,7 @@ def test_a_failed_write_leaves_the_old_model(tmp_path, monkeypatch):
         UNet(SMALL).save_pretrained(tmp_path)
     monkeypatch.undo()
     assert equal(UNet.from_pretrained(tmp_path), old)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
 
 
 def test_folded_networks_are_not_saved(tmp_path):

@@ -54,7 +54,7 @@ def test_bad_files_are_named_and_the_rest_is_done(photos, tmp_path, checkpoint, 
     (photos / "empty.jpg").write_bytes(b"")
     assert run(photos, tmp_path / "out", "--checkpoint", checkpoint) == 1
     captured = capsys.readouterr()
-    assert "broken.png" in captured.err and "empty.jpg" in captured.err
+    assert "not restored" in captured.err and "broken.png" in captured.err and "empty.jpg" in captured.err
     assert "3 of 5 images" in captured.out
 
 
@@ -112,6 +112,7 @@ def test_a_failed_write_is_named_and_leaves_nothing(photos, tmp_path, checkpoint
         (["--checkpoint", "nowhere.pt"], "no checkpoint at 'nowhere.pt'"),
         (["--checkpoint", "MODEL", "--steps", "0"], "steps must be in 1..1000, got 0"),
         (["--checkpoint", "MODEL", "--tile", "10"], "tile must be more than twice"),
+        (["--checkpoint", "MODEL", "--batch", "0"], "--batch must be at least 1, got 0"),
         (["--checkpoint", "MODEL", "--device", "toaster"], None),
     ],
 )
@@ -130,6 +131,43 @@ def test_several_inputs_need_a_folder(photos, tmp_path, checkpoint, capsys):
     Image.new("RGB", (9, 9)).save(twice)
     assert run(photos / "a.png", twice, tmp_path / "out", "--checkpoint", checkpoint) == 2
     assert "OUT would hold" in capsys.readouterr().err
+
+
+def test_results_inside_the_input_folder_are_no_inputs(photos, checkpoint, capsys):
+    for _ in range(2):
+        assert run(photos, photos / "restored", "--checkpoint", checkpoint, "--compare") == 0
+    assert "3 of 3 are there already" in capsys.readouterr().out
+    assert not (photos / "restored" / "restored").exists()
+
+
+def test_comparisons_replace_no_input_either(photos, tmp_path, checkpoint, capsys):
+    (photos / "a.png").rename(photos / "x_compare.png")
+    (photos / "c.webp").rename(photos / "x.webp")
+    sources = (photos / "x.webp", photos / "x_compare.png")
+    content = sources[1].read_bytes()
+    assert run(*sources, photos, "--checkpoint", checkpoint, "--compare") == 2
+    assert "must not replace an input" in capsys.readouterr().err
+    assert sources[1].read_bytes() == content
+
+
+def test_formats_without_orientation_are_written_upright(tmp_path, checkpoint):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    dark = np.zeros((20, 30, 3), np.uint8)
+    Image.fromarray(dark).save(tmp_path / "a.jpg", exif=exif)
+    assert run(tmp_path / "a.jpg", tmp_path / "b.bmp", "--checkpoint", checkpoint, "--compare") == 0
+    assert Image.open(tmp_path / "b.bmp").size == (20, 30)
+    assert Image.open(tmp_path / "b_compare.png").size == (40, 30)
+    assert run(tmp_path / "a.jpg", tmp_path / "c.jpg", "--checkpoint", checkpoint, "--compare") == 0
+    assert Image.open(tmp_path / "c.jpg").size == (30, 20)
+    assert Image.open(tmp_path / "c_compare.png").size == (40, 30)
+
+
+def test_batches_of_one_size(photos, tmp_path, checkpoint):
+    for i in range(5):
+        Image.fromarray(RNG.integers(0, 256, (20, 31, 3), np.uint8)).save(photos / f"{i}.png")
+    assert run(photos, tmp_path / "out", "--checkpoint", checkpoint, "--batch", "3") == 0
+    assert sum(path.is_file() for path in (tmp_path / "out").rglob("*")) == 8
 
 
 def test_metadata_survives(tmp_path, checkpoint):

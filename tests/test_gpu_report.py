@@ -11,7 +11,8 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the report it
 
 @pytest.fixture
 def report(monkeypatch):
-    from benchmarks import gpu_report
+    from benchmarks import gpu_pixels, gpu_report
+    from benchmarks.steps import Case
 
     def call_once(function, sets=4, repeat_ms=0):
         function(1)
@@ -23,6 +24,8 @@ def report(monkeypatch):
     monkeypatch.setattr(gpu_report, "SIDE", 12)
     monkeypatch.setattr(gpu_report, "CASES", (("natural", 2, 32), ("flat", 1, 256)))
     monkeypatch.setattr(gpu_report, "SOFT_CASES", ((1, 8),))
+    monkeypatch.setattr(gpu_pixels, "CASES", (Case(2, 12), Case(1, 8, torch.bfloat16, last=True)))
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     monkeypatch.setattr(gpu_report, "time_ms", call_once)
     monkeypatch.setattr(gpu_report, "copy_bandwidth", lambda: 1e12)
     monkeypatch.setattr(gpu_report, "run_tests", lambda seconds: {"exit_code": 0, "passed": 3, "tail": ""})
@@ -44,6 +47,10 @@ def test_writes_what_it_measured(report, monkeypatch, tmp_path, capsys):
     assert natural["updates_per_second"] > 0 and natural["times_faster_than_best_torch"] == 1
     assert natural["ways"]["counts"]["ms"] == natural["ways"]["product"]["ms"] == 2.0
     assert content["soft"][0]["triton"]["ms"] == 2.0
+    step, drawn, forward, *_ = content["pixels"]
+    assert step["bytes"] == drawn["bytes"] == 5 * 2 * 3 * 12 * 12 * 4 and forward["bytes"] == 4 * 2 * 3 * 12 * 12 * 4
+    assert step["share_of_copy"] == step["bytes"] / 2e-3 / 1e12 and step["torch.compile"]["ms"] == 2.0
+    assert len(content["pixels"]) == 6
     assert "shared" in natural["ways"] and "ways" not in flat
     assert "Stub GPU" in capsys.readouterr().out
 

@@ -8,6 +8,7 @@ import torch
 from bdg_fast.kernels.pixelwise.reference import box_muller, normals, philox
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
+pytestmark = [pytest.mark.gpu] if torch.cuda.is_available() else []
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ONES = 0xFFFFFFFF
 VECTORS = [  # of Random123: counter, key, block

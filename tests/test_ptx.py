@@ -23,7 +23,9 @@ def results():
     # its own process: kernels are interpreted in this one where there is no GPU
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     script = Path(__file__).with_name("ptx_cases.py")
-    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, check=False, timeout=1800
+    )
     assert done.returncode == 0, done.stderr
     rows = map(json.loads, done.stdout.splitlines())
     return {row["case"]: row["failure"] for row in rows}

@@ -1,17 +1,20 @@
 """Restoring pictures: every type comes back as it was, every size works, tiles leave no seam."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from bdg_fast import ResidualSampler, ResidualSchedule, Restorer, UNet, UNetConfig, UNetOutput
 from bdg_fast.data.convert import as_picture
 from bdg_fast.data.images import ImageReadError
 from bdg_fast.restorer import TiledNetwork
 
+FIXTURES = Path(__file__).with_name("fixtures") / "diffuir"
 RNG = np.random.default_rng(0)
 
 
@@ -118,6 +121,91 @@ def test_results_do_not_depend_on_company(restorer):
     )
     both = noisy.restore(torch.stack([images[0], images[2]]))
     torch.testing.assert_close(both[1:], noisy.restore(images[2][None]), rtol=0, atol=1e-5)
+
+
+def test_a_stream_gives_what_single_calls_give(restorer, tmp_path):
+    sizes = [(20, 24), (9, 30), (20, 24), (9, 30), (20, 24), (7, 7), (20, 24)]
+    images = [picture("RGB", size) for size in sizes]
+    paths = [tmp_path / f"{i}.png" for i in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        image.save(path)
+    paths.insert(3, tmp_path / "missing.png")
+    alone = {i: None if path.name == "missing.png" else np.array(restorer(path)) for i, path in enumerate(paths)}
+    for batch in (1, 2, 5):
+        found = list(restorer.stream(iter(paths), batch=batch))
+        assert sorted(one.number for one in found) == list(range(len(paths)))
+        for one in found:
+            assert one.source == paths[one.number]
+            if one.source.name == "missing.png":
+                assert one.image is None and isinstance(one.error, ImageReadError)
+            else:
+                difference = np.array(one.image).astype(int) - alone[one.number]
+                assert one.error is None and abs(difference).max() <= 1  # a batch rounds differently
+        if batch == 1:
+            assert [one.number for one in found] == list(range(len(paths)))
+
+
+def test_a_stream_evaluates_sizes_together_and_holds_few(restorer, monkeypatch):
+    batches, read = [], []
+    monkeypatch.setattr(Restorer, "restore", lambda self, pixels: batches.append(len(pixels)) or pixels)
+
+    def images():
+        for i in range(40):
+            read.append(i)
+            yield torch.zeros(3, 8, 8 + i % 3)
+
+    finished = 0
+    for _ in restorer.stream(images(), batch=4):
+        finished += 1
+        assert len(read) - finished <= 2 * 4 + 1 + 4 + 2  # waiting, in hand, done with it, being read
+    assert finished == 40 and sum(batches) == 40
+    assert batches.count(4) >= 8
+
+
+def test_one_failure_in_a_batch_stays_alone(restorer, monkeypatch):
+    def restore(self, pixels):
+        if bool((pixels == 0).flatten(1).all(1).any()):
+            raise RuntimeError("black")
+        return pixels
+
+    monkeypatch.setattr(Restorer, "restore", restore)
+    images = [torch.full((3, 8, 8), value) for value in (0.1, 0.0, 0.2)]
+    found = {one.number: one for one in restorer.stream(images, batch=3)}
+    assert str(found[1].error) == "black"
+    assert torch.equal(found[0].image, images[0]) and torch.equal(found[2].image, images[2])
+    with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
+        restorer.stream(images, batch=0)
+
+
+def test_orientation_outside_of_exif_comes_back_upright(tmp_path):
+    image = picture("RGB")
+    image.save(tmp_path / "a.tif", tiffinfo={0x0112: 6})
+    same = Identity()(tmp_path / "a.tif")
+    assert same.size == image.size[::-1]
+    assert np.array_equal(np.array(same), np.array(image.transpose(Image.Transpose.ROTATE_270)))
+
+
+def test_low_precision_is_chosen_where_it_is_native(monkeypatch):
+    unet = UNet(UNetConfig(width=8, multipliers=(1,)))
+    for capabilities, dtype in (
+        ({"avx2": True}, torch.float32),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
+        ({"bf16": True}, torch.bfloat16),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
+        assert Restorer(unet, device="cpu").dtype == dtype
+        assert Restorer(unet, device="cpu", dtype="float32").dtype == torch.float32
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert Restorer(unet, device="cpu").dtype == torch.float32
+
+
+def test_the_official_code_restores_the_same():
+    """Everything from pixels to pixels: DiffUIR's own sampling of these weights with this seed."""
+    recorded = load_file(FIXTURES / "T_ddim.safetensors")
+    restorer = Restorer.from_pretrained(FIXTURES / "T_state.safetensors", device="cpu", dtype="float32", seed=5)
+    found = restorer.restore((recorded["official_eta0_3.x_input"] + 1) / 2)
+    torch.testing.assert_close(found, (recorded["official_eta0_3.img3"] + 1) / 2, rtol=0, atol=1e-5)
 
 
 def test_seeds(restorer):

@@ -5,20 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
 
-from bdg_fast.data.convert import Picture, as_picture
-from bdg_fast.data.images import EXTENSIONS, list_images
+from bdg_fast.data.images import EXTENSIONS, ORIENTATION, UPRIGHT, list_images, open_image
 from bdg_fast.restorer import DTYPES, Restorer
 
-from .common import Failures, write_atomically
+from .common import Failures, keep_freed_memory, write_atomically
 
 EXAMPLES = """examples:
   bdg-fast restore rainy.jpg clear.jpg --checkpoint model-300.pt
@@ -30,9 +29,10 @@ skipped, so that an interrupted run goes on where it stopped.
 
 exit code: 0 done, 1 some files failed (named at the end; the rest is done), 2 bad usage
 """
-AHEAD = 4
-"""Pictures read ahead of the network, and written behind it."""
+WRITERS = 2
+"""Threads that encode and write pictures behind the network."""
 JPEG = {"quality": 95, "subsampling": 0}
+WITH_EXIF = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 QUALITY = {".jpg": JPEG, ".jpeg": JPEG, ".webp": {"quality": 95}}
 
 
@@ -41,6 +41,11 @@ class Job(NamedTuple):
 
     source: Path
     target: Path
+
+    @property
+    def compared(self) -> Path:
+        """Where ``--compare`` shows it before and after."""
+        return self.target.with_name(f"{self.target.stem}_compare.png")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -60,7 +65,10 @@ def add_parser(subparsers: Any) -> None:
         "--tile", type=int, metavar="PIXELS", help="largest side evaluated at once (default: by memory)"
     )
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps ...")
-    parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="of the network (default float32)")
+    parser.add_argument(
+        "--dtype", choices=("auto", *DTYPES), default="auto", help="auto (default): bfloat16 where it is native"
+    )
+    parser.add_argument("--batch", type=int, default=1, help="most pictures of one size evaluated together (default 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     parser.add_argument("--compare", action="store_true", help="also write NAME_compare.png: before and after")
     parser.add_argument("--force", action="store_true", help="restore again what is there already")
@@ -71,12 +79,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Restore, write, and name the files that failed."""
     if arguments.checkpoint is None:
         raise ValueError("--checkpoint must name trained weights: none comes with this version")
-    jobs = plan(arguments.inputs, arguments.output)
+    jobs = plan(arguments.inputs, arguments.output, arguments.compare)
     waiting = [job for job in jobs if arguments.force or not job.target.exists()]
     if len(waiting) < len(jobs):
         print(f"{len(jobs) - len(waiting)} of {len(jobs)} are there already; --force restores them again")
     if not waiting:
         return 0
+    if arguments.batch < 1:
+        raise ValueError(f"--batch must be at least 1, got {arguments.batch}")
+    keep_freed_memory()
     restorer = Restorer.from_pretrained(
         arguments.checkpoint,
         steps=arguments.steps,
@@ -85,30 +96,28 @@ def run(arguments: argparse.Namespace) -> int:
         tile=arguments.tile,
         seed=arguments.seed,
     )
-    failures = Failures()
+    failures = Failures("not restored")
     begin, done = time.monotonic(), 0
-    with ThreadPoolExecutor(AHEAD) as writers:
-        pending: list[tuple[Job, Future[None]]] = []
+    with ThreadPoolExecutor(WRITERS) as writers:
+        writing: list[tuple[Job, Future[None]]] = []
         bar = tqdm(total=len(waiting), desc="restore", unit="image", disable=not sys.stderr.isatty())
-        for job, picture in _read_ahead(waiting, failures):
+        for restored in restorer.stream((job.source for job in waiting), batch=arguments.batch):
             bar.update()
-            if picture is None:
+            job = waiting[restored.number]
+            if restored.error is not None:
+                message = str(restored.error) or type(restored.error).__name__
+                failures.messages.append(message if str(job.source) in message else f"{job.source}: {message}")
                 continue
-            try:
-                restored = picture.back(restorer.restore(picture.pixels))
-            except (RuntimeError, ValueError) as error:
-                failures.messages.append(f"{job.source}: {error}")
-                continue
-            pending.append((job, writers.submit(_write, job, restored, arguments.compare)))
-            done += _settle(pending, failures, keep=AHEAD)
-        done += _settle(pending, failures, keep=0)
+            writing.append((job, writers.submit(_write, job, restored.image, arguments.compare)))
+            done += _settle(writing, failures, keep=WRITERS)
+        done += _settle(writing, failures, keep=0)
         bar.close()
     seconds = time.monotonic() - begin
     print(f"{arguments.output}: {done} of {len(waiting)} images, {done / max(seconds, 1e-9):.2f} images/s")
     return failures.report()
 
 
-def plan(inputs: list[str], output: Path) -> list[Job]:
+def plan(inputs: list[str], output: Path, compare: bool = False) -> list[Job]:
     """Which file becomes which; folders keep their layout.
 
     Raises:
@@ -118,6 +127,8 @@ def plan(inputs: list[str], output: Path) -> list[Job]:
     for argument in inputs:
         files = list_images([argument])
         root = Path(argument) if Path(argument).is_dir() else None
+        if root is not None and output.resolve() != root.resolve():  # earlier results are no inputs
+            files = [file for file in files if not file.resolve().is_relative_to(output.resolve())]
         if (
             root is None
             and len(inputs) == len(files) == 1
@@ -133,12 +144,13 @@ def plan(inputs: list[str], output: Path) -> list[Job]:
     sources = {job.source.resolve() for job in jobs}
     targets: dict[Path, Path] = {}
     for job in jobs:
-        target = job.target.resolve()
-        if target in sources:
-            raise ValueError(f"OUT must not replace an input: {job.target}")
-        if target in targets:
-            raise ValueError(f"OUT would hold {job.target} twice: of {targets[target]} and of {job.source}")
-        targets[target] = job.source
+        for path in (job.target, job.compared) if compare else (job.target,):
+            target = path.resolve()
+            if target in sources:
+                raise ValueError(f"OUT must not replace an input: {path}")
+            if target in targets:
+                raise ValueError(f"OUT would hold {path} twice: of {targets[target]} and of {job.source}")
+            targets[target] = job.source
     return jobs
 
 
@@ -147,26 +159,6 @@ def _device(text: str) -> str:
         return text if text == "auto" else str(torch.device(text))
     except RuntimeError:
         raise ValueError(f"--device must be auto, cpu, cuda, cuda:N, mps or the like, got {text!r}") from None
-
-
-def _read(job: Job) -> Picture:
-    return as_picture(job.source)
-
-
-def _read_ahead(jobs: list[Job], failures: Failures) -> Iterator[tuple[Job, Picture | None]]:
-    """Pictures in order, read by threads a few ahead; None for what cannot be read."""
-    with ThreadPoolExecutor(AHEAD) as readers:
-        reading = [(job, readers.submit(_read, job)) for job in jobs[:AHEAD]]
-        for index in range(len(jobs)):
-            job, future = reading.pop(0)
-            if index + AHEAD < len(jobs):
-                reading.append((jobs[index + AHEAD], readers.submit(_read, jobs[index + AHEAD])))
-            try:
-                yield job, future.result()
-            except Exception as error:  # one file must not end the run: decoders raise many types
-                message = str(error)
-                failures.messages.append(message if str(job.source) in message else f"{job.source}: {message}")
-                yield job, None
 
 
 def _settle(pending: list[tuple[Job, Future[None]]], failures: Failures, keep: int) -> int:
@@ -186,22 +178,34 @@ def _write(job: Job, restored: Image.Image, compare: bool) -> None:
     job.target.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = dict(QUALITY.get(job.target.suffix.lower(), {}))
     options |= {str(key): value for key, value in restored.info.items()}
-    if job.target.suffix.lower() in (".jpg", ".jpeg") and restored.mode in ("RGBA", "LA"):
+    suffix = job.target.suffix.lower()
+    if suffix in (".jpg", ".jpeg") and restored.mode in ("RGBA", "LA"):
         restored = restored.convert(restored.mode.removesuffix("A"))  # JPEG has no alpha
+    if suffix not in WITH_EXIF:  # the file could not tell which way is up
+        turn = UPRIGHT.get(restored.getexif().get(ORIENTATION, 1))
+        restored = restored.copy() if turn is None else restored.transpose(turn)
+        restored.info.pop("exif", None)
+        options.pop("exif", None)
     if compare:
         picture = _side_by_side(job.source, restored)
-        name = job.target.with_name(f"{job.target.stem}_compare.png")
-        write_atomically(name, lambda file: picture.save(file))
+        write_atomically(job.compared, lambda file: picture.save(file))
     # last, as it marks the file as done
     write_atomically(job.target, lambda file: restored.save(file, **options))
 
 
 def _side_by_side(source: Path, restored: Image.Image) -> Image.Image:
-    with Image.open(source) as before:
-        both = Image.new("RGB", (2 * restored.width, restored.height))
-        both.paste(before.convert("RGB"), (0, 0))
-    after = restored
-    if after.mode.startswith("I"):
-        after = after.point(lambda value: value / 256).convert("L")
-    both.paste(after.convert("RGB"), (restored.width, 0))
+    """Before and after, upright."""
+    before, after = (_shown(image) for image in (open_image(source), restored))
+    both = Image.new("RGB", (before.width + after.width, after.height))
+    both.paste(before, (0, 0))
+    both.paste(after, (before.width, 0))
     return both
+
+
+def _shown(image: Image.Image) -> Image.Image:
+    """As a viewer shows it: RGB of 8 bits, upright."""
+    turn = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
+    image = image.convert("RGB")
+    return image if turn is None else image.transpose(turn)

@@ -34,8 +34,9 @@ class Picture:
 def as_picture(image: Any) -> Picture:
     """Take a PIL image, an array, a tensor, or the path of an image file.
 
-    - PIL: modes 1, L, LA, RGB, RGBA and 16-bit gray come back as they are (1 as L), all others as RGB. Alpha, ICC
-      profile and EXIF data are kept; pixels are turned upright for the network and back.
+    - PIL: modes 1, L, LA, RGB, RGBA and 16-bit gray come back as they are (1 as L), all others as RGB; of an animation
+      the first frame. Alpha, ICC profile, resolution and EXIF data are kept; pixels are turned upright for the network
+      and back, or left upright where the orientation stands elsewhere than in EXIF data (TIFF).
     - array: ``[H, W]`` or ``[H, W, C]``, C = 1, 3 or 4 (the last is alpha), uint8, uint16, or floating in [0, 1].
     - tensor: ``[C, H, W]`` or ``[B, C, H, W]`` of the same types.
     - path: read, then as a PIL image.
@@ -44,7 +45,8 @@ def as_picture(image: Any) -> Picture:
         TypeError, ValueError: anything else, by name. ImageReadError: an unreadable file.
     """
     if isinstance(image, (str, os.PathLike)):
-        return _from_pil(open_image(image))
+        with open_image(image) as file:
+            return _from_pil(file)
     if isinstance(image, Image.Image):
         return _from_pil(image)
     if isinstance(image, np.ndarray):
@@ -123,7 +125,7 @@ def _from_pil(image: Image.Image) -> Picture:
         mode = plain.mode
 
     def back(result: Tensor) -> Image.Image:
-        if turn is not None:
+        if turn is not None and "exif" in kept:
             result = _turned(result, INVERSE.get(turn, turn))
         array = inner.back(result)
         if mode == "LA":

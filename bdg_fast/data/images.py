@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import threading
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,6 +28,10 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """What turns an image upright, by its EXIF orientation."""
+
+
+_OPENING = threading.Lock()
+"""Filters of warnings belong to the process, not to a thread."""
 
 
 class ImageReadError(Exception):
@@ -73,25 +78,23 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
             suspiciously large.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                file.load()
-                # not ImageOps.exif_transpose: it writes EXIF anew and so fails on any ill-typed entry
-                turn = UPRIGHT.get(file.getexif().get(ORIENTATION))
-                image = file if turn is None else file.transpose(turn)
-                if image.mode.startswith("I;16") or image.mode == "I":
-                    pixels = np.array(image)
-                    if pixels.min(initial=0) < 0 or pixels.max(initial=0) > 65535:
-                        raise ImageReadError(f"{os.fspath(path)}: gray values beyond 16 bits are not supported")
-                    pixels = pixels.astype(np.uint16)
-                elif image.mode == "F":  # floating pixels have no defined white
-                    raise ImageReadError(f"{os.fspath(path)}: floating-point pixels are not supported")
-                else:
-                    if image.mode == "P" and "transparency" in image.info:
-                        image = image.convert("RGBA")
-                    gray = image.mode in ("1", "L", "LA", "La")
-                    pixels = np.array(image.convert("L" if gray else "RGB"))
+        with _opened(path) as file:
+            file.load()
+            # not ImageOps.exif_transpose: it writes EXIF anew and so fails on any ill-typed entry
+            turn = UPRIGHT.get(file.getexif().get(ORIENTATION))
+            image = file if turn is None else file.transpose(turn)
+            if image.mode.startswith("I;16") or image.mode == "I":
+                pixels = np.array(image)
+                if pixels.min(initial=0) < 0 or pixels.max(initial=0) > 65535:
+                    raise ImageReadError(f"{os.fspath(path)}: gray values beyond 16 bits are not supported")
+                pixels = pixels.astype(np.uint16)
+            elif image.mode == "F":  # floating pixels have no defined white
+                raise ImageReadError(f"{os.fspath(path)}: floating-point pixels are not supported")
+            else:
+                if image.mode == "P" and "transparency" in image.info:
+                    image = image.convert("RGBA")
+                gray = image.mode in ("1", "L", "LA", "La")
+                pixels = np.array(image.convert("L" if gray else "RGB"))
     except ImageReadError:
         raise
     except Exception as error:  # Pillow's decoders raise many types on damaged files, struct.error among them
@@ -106,13 +109,18 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
         ImageReadError: the file is missing, damaged, not an image, or suspiciously large.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path)
-            image.load()
+        image = _opened(path)
+        image.load()
     except Exception as error:  # as in read_image
         raise ImageReadError(f"{os.fspath(path)}: {error}") from error
     return image
+
+
+def _opened(path: str | os.PathLike[str]) -> Image.Image:
+    """The file with its header read; a suspiciously large one is an error rather than a warning."""
+    with _OPENING, warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(path)
 
 
 def bundled_photographs() -> list[Path]:

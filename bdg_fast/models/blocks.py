@@ -47,11 +47,9 @@ class ChannelNorm(nn.Module):
         super().__init__()
         self.gain = nn.Parameter(torch.ones(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` to the same; statistics in float32 at least."""
-        wide = x if x.dtype == torch.float64 else x.float()
-        variance, mean = torch.var_mean(wide, dim=1, correction=0, keepdim=True)
-        return ((wide - mean) * (variance + EPS).rsqrt() * self.gain.view(-1, 1, 1)).to(x.dtype)
+    def rows(self, x: Tensor) -> Tensor:
+        """``[..., C]`` to the same; statistics in float32 at least."""
+        return F.layer_norm(x, self.gain.shape, self.gain.to(x.dtype), None, EPS)
 
 
 class TimeEmbedding(nn.Module):
@@ -86,16 +84,30 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Conv2d(channels, out, 1) if channels != out else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """``x [B, channels, H, W]``, ``time [B, time_width]`` to ``[B, out, H, W]``."""
-        scale, shift = self.modulation(F.silu(time))[:, :, None, None].chunk(2, dim=1)
-        y = self.norm1(self.conv1(x)) * (scale + 1) + shift
-        y = F.silu(self.norm2(self.conv2(F.silu(y))))
+        """``x [B, channels, H, W]``, ``time [B or 1, time_width]`` to ``[B, out, H, W]``."""
+        scale, shift = self.modulation(F.silu(time)).chunk(2, dim=1)
+        y = self.conv1(x)
+        if len(time) == 1:  # one time for all images: part of what the norm does anyway
+            gain, offset = self.norm1.weight * (scale[0] + 1), self.norm1.bias * (scale[0] + 1) + shift[0]
+            y = F.group_norm(y, self.norm1.num_groups, gain, offset, EPS)
+        else:
+            y = self.norm1(y) * (scale[:, :, None, None] + 1) + shift[:, :, None, None]
+        y = _silu(self.norm2(self.conv2(_silu(y))))
         out: Tensor = y + self.shortcut(x)
         return out
 
 
+def _silu(x: Tensor) -> Tensor:
+    """In place where no gradient needs what was there."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
 class LinearAttention(nn.Module):
-    """Attention of linear cost: keys sum up the values once, queries read them (Shen 2018). Adds to its input."""
+    """Attention of linear cost: keys sum up the values once, queries read them (Shen 2018). Adds to its input.
+
+    The projections of values and results act on sums over all pixels, not on every pixel, which is the same:
+    ``softmax(K)^T (X W_v^T) = (softmax(K)^T X) W_v^T``, and likewise for ``W_out``.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -107,15 +119,22 @@ class LinearAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` to the same."""
-        batch, _, height, width = x.shape
-        qkv = self.qkv(self.norm(x)).view(batch, 3, HEADS, HEAD_WIDTH, height * width)
-        q, k, v = (part if part.dtype == torch.float64 else part.float() for part in qkv.unbind(1))  # [B, heads, d, n]
-        # the 1 / n of the values is applied to their sum, which is the same
-        q = q.softmax(dim=2) * (HEAD_WIDTH**-0.5 / (height * width))
-        context = k.softmax(dim=3) @ v.mT  # [B, heads, d, e]
-        read = (context.mT @ q).view(batch, HEADS * HEAD_WIDTH, height, width)
-        out: Tensor = x + self.out_norm(self.out(read.to(x.dtype)))
-        return out
+        batch, channels, height, width = x.shape
+        hidden = HEADS * HEAD_WIDTH
+        rows = self.norm.rows(_rows(x))  # [B, n, C]
+        weight = self.qkv.weight.view(3 * hidden, channels)
+        q = F.linear(rows, weight[:hidden])  # [B, n, heads d]
+        k = weight[hidden : 2 * hidden] @ rows.mT  # [B, heads d, n]: each softmax runs along memory
+        with torch.autocast(x.device.type, enabled=False):  # what is divided by n needs float32
+            wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+            value = weight[2 * hidden :].to(wide).view(HEADS, HEAD_WIDTH, channels)
+            out = self.out.weight.to(wide).view(channels, HEADS, HEAD_WIDTH).permute(1, 2, 0)  # [heads, e, C]
+            q = q.to(wide).view(batch, -1, HEADS, HEAD_WIDTH).softmax(dim=3).flatten(2)
+            summed = k.to(wide).softmax(dim=2) @ rows.to(wide)  # [B, heads d, C]
+            read = summed.view(batch, HEADS, HEAD_WIDTH, channels) @ value.mT @ out  # [B, heads, d, C]
+            found = q @ (read.flatten(1, 2) * (HEAD_WIDTH**-0.5 / (height * width)))  # [B, n, C]
+            found = self.out_norm.rows(found if self.out.bias is None else found + self.out.bias)
+        return x + _image(found, x)
 
 
 class Attention(nn.Module):
@@ -130,12 +149,23 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` to the same."""
-        batch, _, height, width = x.shape
-        qkv = self.qkv(self.norm(x)).view(batch, 3, HEADS, HEAD_WIDTH, height * width)
-        q, k, v = qkv.mT.contiguous().unbind(1)  # [B, heads, n, d]; the memory-saving kernels want rows
-        read = F.scaled_dot_product_attention(q, k, v).mT.reshape(batch, HEADS * HEAD_WIDTH, height, width)
-        out: Tensor = x + self.out(read)
+        rows = self.norm.rows(_rows(x))
+        qkv = F.linear(rows, self.qkv.weight.flatten(1)).view(len(x), -1, 3, HEADS, HEAD_WIDTH)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [B, heads, n, d]
+        read = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        out: Tensor = x + _image(F.linear(read, self.out.weight.flatten(1), self.out.bias), x)
         return out
+
+
+def _rows(x: Tensor) -> Tensor:
+    """``[B, C, H, W]`` as ``[B, H W, C]``: the same memory if ``x`` is channels_last."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _image(rows: Tensor, like: Tensor) -> Tensor:
+    """``[B, H W, C]`` as ``[B, C, H, W]`` of the type of ``like``."""
+    batch, channels, height, width = like.shape
+    return rows.to(like.dtype).view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 class Level(nn.Module):

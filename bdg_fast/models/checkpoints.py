@@ -20,6 +20,8 @@ from torch import Tensor
 from .unet import UNet, UNetConfig
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+CONFIG_KEY = "bdg_fast"
+"""Of the configuration in the header of the weights, for a file that has lost its folder."""
 PREFIX = re.compile(r"^(ema_model|online_model|module|model|_orig_mod)\.")
 IGNORED = re.compile(
     r"^(initted|step|(alphas|betas2?|delta)(_cumsum)?|one_minus_alphas_cumsum|posterior_\w+)$"
@@ -70,8 +72,8 @@ def our_name(official: str) -> str:
 def load_unet(path: str | os.PathLike[str], **hub: Any) -> UNet:
     """A UNet in evaluation mode, from one of:
 
-    - a folder that :meth:`UNet.save_pretrained` wrote, or the name of one on the Hugging Face hub (``hub`` are
-      arguments of ``huggingface_hub.snapshot_download``),
+    - a folder that :meth:`UNet.save_pretrained` wrote, its ``model.safetensors`` alone, or the name of such a folder on
+      the Hugging Face hub (``hub`` are arguments of ``huggingface_hub.snapshot_download``),
     - an official DiffUIR or RDDM file with one UNet (``.pt`` or ``.safetensors``: a training checkpoint, whose averaged
       weights are preferred, or a bare state dict). Its shape is read off the weights.
 
@@ -85,41 +87,60 @@ def load_unet(path: str | os.PathLike[str], **hub: Any) -> UNet:
         if path.suffix in (".pt", ".pth", ".safetensors") or len(path.parts) != 2:
             raise FileNotFoundError(f"no checkpoint at {str(path)!r}: give a folder, a file, or a name on the hub")
         return _load_folder(_downloaded(path.as_posix(), **hub))
+    config = _own_config(path)
+    if config is not None:
+        return _filled(config, _read_safetensors(path), path)
     official, delta_end = official_weights(path)
     weights = {our_name(name): tensor for name, tensor in official.items()}
     return _filled(infer_config(weights, path, delta_end), weights, path)
 
 
 def _downloaded(name: str, **hub: Any) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise ImportError(f"{name!r} is no local path; loading it from the hub needs huggingface_hub") from None
+    from huggingface_hub import snapshot_download
+
     return Path(snapshot_download(name, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE], **hub))
 
 
 def _load_folder(folder: Path) -> UNet:
-    from safetensors.torch import load_file
-
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} holds no {name}: it was not written by save_pretrained")
+    config = _parsed((folder / CONFIG_FILE).read_text(encoding="utf-8"), folder / CONFIG_FILE)
+    return _filled(config, _read_safetensors(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
+
+
+def _parsed(text: str, source: Path) -> UNetConfig:
     try:
-        config = UNetConfig(**json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["unet"])
+        return UNetConfig(**json.loads(text)["unet"])
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / CONFIG_FILE} is no configuration of a UNet: {error}") from None
-    return _filled(config, _read_safetensors(folder / WEIGHTS_FILE, load_file), folder / WEIGHTS_FILE)
+        raise CheckpointError(f"{source} is no configuration of a UNet: {error}") from None
 
 
-def _read_safetensors(path: Path, load_file: Any) -> dict[str, Tensor]:
+def _own_config(path: Path) -> UNetConfig | None:
+    """The configuration in the header of a file that :func:`save_unet` wrote; None for any other file."""
+    from safetensors import safe_open
+
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(CONFIG_KEY)
+    except Exception as error:  # safetensors raises its own type, without a common base
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from None
+    return None if text is None else _parsed(text, path)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
     try:
         return dict(load_file(path))
-    except Exception as error:  # safetensors raises its own type, without a common base
+    except Exception as error:  # as above
         raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from None
 
 
 def save_unet(unet: UNet, folder: str | os.PathLike[str]) -> None:
-    """Write ``config.json`` and ``model.safetensors``, each whole or not at all."""
+    """Write ``model.safetensors`` (which holds the configuration too) and ``config.json``, each whole or not at all."""
     from safetensors.torch import save
 
     if any(name.endswith(".conv1.weight") and not _standardized(unet, name) for name, _ in unet.named_parameters()):
@@ -127,8 +148,9 @@ def save_unet(unet: UNet, folder: str | os.PathLike[str]) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous() for name, tensor in unet.state_dict().items()}
-    _write(folder / WEIGHTS_FILE, save(weights, {"format": "pt"}))
-    _write(folder / CONFIG_FILE, json.dumps({"unet": unet.to_dict()}, indent=1).encode() + b"\n")
+    config = json.dumps({"unet": unet.to_dict()}, indent=1)
+    _write(folder / WEIGHTS_FILE, save(weights, {"format": "pt", CONFIG_KEY: config}))
+    _write(folder / CONFIG_FILE, config.encode() + b"\n")
 
 
 def _standardized(unet: UNet, name: str) -> bool:
@@ -158,9 +180,7 @@ def official_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], f
     """
     path = Path(path)
     if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        content: Any = _read_safetensors(path, load_file)
+        content: Any = _read_safetensors(path)
     else:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)

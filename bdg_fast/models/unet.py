@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
+from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
 
 from .blocks import Attention, Level, ResidualBlock, StandardizedConv2d, TimeEmbedding
 
+PAPER = "https://arxiv.org/abs/2602.00579"
 HEADS = ("residual", "noise", "both")
 
 
@@ -74,7 +76,7 @@ class UNetOutput(NamedTuple):
     features: Tensor  # [B, C, h, w], of the bottleneck
 
 
-class UNet(nn.Module):
+class UNet(nn.Module, ModelHubMixin, library_name="bdg-fast", pipeline_tag="image-to-image", paper_url=PAPER):
     """Residual-diffusion UNet: ``unet(x_t, x_lq, time) -> UNetOutput(residual, noise, features)``.
 
     Example:
@@ -115,14 +117,16 @@ class UNet(nn.Module):
         Args:
             x_t: ``[B, 3, H, W]`` in [-1, 1] and noise, of any height and width.
             x_lq: the degraded image, ``[B, 3, H, W]`` in [-1, 1].
-            time: float ``[B]`` in network units (`UNetConfig.time`).
+            time: float ``[B]`` in network units (`UNetConfig.time`); one time for all images costs less as ``[1]`` or
+                expanded to ``[B]``.
 
         Returns:
             Residual and noise (None without such a head), and the features of the bottleneck.
         """
         height, width = x_t.shape[2:]
         x = _padded(torch.cat((x_t, x_lq), 1), 2 ** len(self.encoder))
-        embedding = self.time(time)
+        x = x.contiguous(memory_format=torch.channels_last)  # layer norms and attention read pixels as rows
+        embedding = self.time(time[:1] if time.stride(0) == 0 else time)
         x = first = self.stem(x)
         skips: list[Tensor] = []
         for level in _levels(self.encoder):
@@ -150,25 +154,53 @@ class UNet(nn.Module):
         return UNetOutput(residual, found, features)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, **hub: Any) -> UNet:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> UNet:
         """Load a checkpoint: see :func:`bdg_fast.models.checkpoints.load_unet`."""
         from .checkpoints import load_unet
 
-        return load_unet(path, **hub)
+        return load_unet(pretrained_model_name_or_path, **hub)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` into ``folder``."""
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        config: Any = None,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        model_card_kwargs: dict[str, Any] | None = None,
+        **hub: Any,
+    ) -> str | None:
+        """Write ``config.json``, ``model.safetensors`` and, if there is none, a model card.
+
+        Args:
+            config: not used; the configuration is that of the network.
+            repo_id, push_to_hub, hub: also upload, as :meth:`push_to_hub` does (``repo_id`` defaults to the
+                name of the folder).
+            model_card_kwargs: values for the model card.
+
+        Returns:
+            The address of the commit on the hub, or None.
+        """
         from .checkpoints import save_unet
 
+        folder = Path(save_directory)
         save_unet(self, folder)
+        if not (folder / "README.md").exists():
+            self.generate_model_card(**(model_card_kwargs or {})).save(folder / "README.md")
+        if push_to_hub:
+            return self.push_to_hub(repo_id or folder.name, model_card_kwargs=model_card_kwargs, **hub)
+        return None
 
     def fold(self) -> UNet:
-        """Standardize the weights of all convolutions once, in place: the same results, faster, no training."""
+        """Standardize the weights of all convolutions once, in place: the same results, faster, no training.
+
+        Weights become channels_last, which is how the network evaluates images.
+        """
         for module in self.modules():
             for name, child in list(module.named_children()):
                 if isinstance(child, StandardizedConv2d):
                     setattr(module, name, child.folded())
-        return self.requires_grad_(False)
+        return self.to(memory_format=torch.channels_last).requires_grad_(False)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration, for JSON."""

@@ -164,6 +164,7 @@ def _count_products(work: Work, images: Tensor, marks: Tensor, counts: Tensor) -
         THROUGH_SHARED=THROUGH_SHARED,
         num_warps=config.warps,
         num_stages=1,
+        enable_fp_fusion=False,
     )
 
 
@@ -219,6 +220,7 @@ def _count_bins(work: Work, images: Tensor, marks: Tensor, counts: Tensor, varia
         P=1024,
         num_warps=4,
         num_stages=1,
+        enable_fp_fusion=False,
     )
     if config.parts:
         triton_bins.order_kernel[(triton.cdiv(size, 1024), len(images))](
@@ -235,6 +237,7 @@ def _count_bins(work: Work, images: Tensor, marks: Tensor, counts: Tensor, varia
             P=1024,
             num_warps=4,
             num_stages=1,
+            enable_fp_fusion=False,
         )
     triton_bins.bins_kernel[(len(images) * splits, blocks, max(config.parts, 1))](
         level,
@@ -263,6 +266,7 @@ def _count_bins(work: Work, images: Tensor, marks: Tensor, counts: Tensor, varia
         P=config.block,
         num_warps=config.warps,
         num_stages=1,
+        enable_fp_fusion=False,
     )
 
 

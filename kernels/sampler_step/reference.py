@@ -41,14 +41,21 @@ def parts(
         residual = residual.to(x.dtype).clamp(-c.limit, c.limit)
     if noise is not None:
         noise = noise.to(x.dtype)
-    completed = c.complete_x_t * x + c.complete_x_lq * q
     if residual is None:
         assert noise is not None
-        residual = completed + c.complete_predicted * noise
+        residual = _sum((c.complete_x_t, x), (c.complete_x_lq, q), (c.complete_predicted, noise))
     elif noise is None:
-        noise = completed + c.complete_predicted * residual
-    x_0 = c.clean_x_t * x + c.clean_x_lq * q + c.clean_residual * residual + c.clean_noise * noise
-    return residual, noise, x_0.clamp(-1, 1)
+        noise = _sum((c.complete_x_t, x), (c.complete_x_lq, q), (c.complete_predicted, residual))
+    x_0 = _sum((c.clean_x_t, x), (c.clean_x_lq, q), (c.clean_residual, residual), (c.clean_noise, noise))
+    return residual, noise, x_0.clamp_(-1, 1)
+
+
+def _sum(first: tuple[Tensor, Tensor], *others: tuple[Tensor, Tensor]) -> Tensor:
+    """Products of coefficients and images, added in this order; one image at a time in memory beside the sum."""
+    total = first[0] * first[1]
+    for coefficient, image in others:
+        total += coefficient * image
+    return total
 
 
 def step_into(
@@ -66,14 +73,17 @@ def step_into(
     """See :func:`bdg_fast.kernels.sampler_step.ops.sampler_step_out`, whose arguments these are."""
     c = row_of(table, step, index, compute_dtype(x_t, x_lq, residual, noise, fresh, out))
     residual, noise, x_0 = parts(x_t, x_lq, residual, noise, c)
-    x_s = c.next_x_t * x_t.to(x_0.dtype) + c.next_x_lq * x_lq.to(x_0.dtype)
-    x_s = x_s + c.next_residual * residual + c.next_noise * noise + c.next_x_0 * x_0
-    if fresh is not None:
-        z = fresh.to(x_0.dtype)
-    elif seed is not None:
-        z = normals(seed, x_t.shape[2], x_t.shape[3], index if step is None else step, STEP_STREAM).to(x_0.dtype)
-    elif c.sigma.device.type == "cpu" and c.sigma != 0:
-        raise ValueError(f"seed or fresh must be given: this step has sigma = {c.sigma.item():.6g}")
-    else:
-        z = torch.full_like(x_0, torch.nan)
-    out.copy_(torch.where(c.sigma == 0, x_s, x_s + c.sigma * z))
+    x, q = x_t.to(x_0.dtype), x_lq.to(x_0.dtype)
+    x_s = _sum((c.next_x_t, x), (c.next_x_lq, q), (c.next_residual, residual), (c.next_noise, noise), (c.next_x_0, x_0))
+    known = c.sigma.device.type == "cpu"  # elsewhere asking would wait for the device
+    if not (known and c.sigma == 0):
+        if fresh is not None:
+            z = fresh.to(x_0.dtype)
+        elif seed is not None:
+            z = normals(seed, x_t.shape[2], x_t.shape[3], index if step is None else step, STEP_STREAM).to(x_0.dtype)
+        elif known:
+            raise ValueError(f"seed or fresh must be given: this step has sigma = {c.sigma.item():.6g}")
+        else:
+            z = torch.full_like(x_0, torch.nan)
+        x_s = torch.where(c.sigma == 0, x_s, x_s + c.sigma * z)
+    out.copy_(x_s)

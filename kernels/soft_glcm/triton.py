@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 import triton
 from torch import Tensor
 
 from ..mas_glcm.spec import Request
 from ..mas_glcm.triton_tables import blocks_for, kept
+from ..pixelwise.triton import on
 from . import triton_kernels
 from .weights import combine, plan_for, spread, weights
 
@@ -25,10 +24,6 @@ def _weighting(mask: Tensor | None, normalize: bool) -> str:
     return "sum" if not normalize else "size" if mask is None else "pairs"
 
 
-def _on(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
-
-
 def forward(position: Tensor, mask: Tensor | None, request: Request, levels: int, normalize: bool) -> Tensor:
     """See :func:`bdg_fast.kernels.soft_glcm.ops.soft_glcm`, whose arguments these are."""
     position = position.contiguous()
@@ -41,7 +36,7 @@ def forward(position: Tensor, mask: Tensor | None, request: Request, levels: int
     each = 8 if device.type == "cuda" else len(entries)  # offsets of a program: many programs for small batches
     out = position.new_empty((batch, request.slot_count, levels, levels))
     step = max(1, min(HELD_BYTES // (len(plan.groups) * levels * levels * 16), 65535))
-    with _on(device):
+    with on(device):
         for b in range(0, batch, step):
             part = position[b : b + step]
             sums = torch.zeros((len(part), len(plan.groups), levels, levels), dtype=torch.int64, device=device)
@@ -62,6 +57,7 @@ def forward(position: Tensor, mask: Tensor | None, request: Request, levels: int
                     UNIT=UNIT,
                     P=block,
                     num_warps=4,
+                    enable_fp_fusion=False,
                 )
             valid = None if mask is None else mask[b : b + step]
             table = weights(plan, valid, (height, width), normalize, device, kept)
@@ -82,7 +78,7 @@ def backward(
     block = 128 if device.type == "cuda" else 4096
     found = torch.empty_like(position)
     step = max(1, min(HELD_BYTES // (len(plan.groups) * levels * levels * 16), 65535))
-    with _on(device):
+    with on(device):
         for b in range(0, batch, step):
             part = position[b : b + step]
             valid = None if mask is None else mask[b : b + step]
@@ -103,5 +99,6 @@ def backward(
                     MASKED=mask is not None,
                     P=block,
                     num_warps=4,
+                    enable_fp_fusion=False,
                 )
     return found

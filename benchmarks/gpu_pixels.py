@@ -1,0 +1,71 @@
+"""The part of the GPU report on kernels that touch each pixel once: time, and share of a copy's bandwidth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from . import steps
+from .steps import Case
+
+CASES = (
+    Case(1, 256),
+    Case(16, 256),
+    Case(16, 1024),
+    Case(16, 1024, last=True),
+    Case(16, 1024, torch.bfloat16),
+    Case(16, 1024, torch.bfloat16, last=True),
+)
+Timer = Callable[..., dict[str, float]]
+
+
+def pixel_cases(device: str, time_ms: Timer, copy_bytes_per_second: float) -> list[dict[str, Any]]:
+    """Time sampler_step and forward_process against eager PyTorch and `torch.compile`, checked equal first."""
+    rows = []
+    for case in CASES:
+        sets = [case.images(seed, device) for seed in range(4)]
+        close = {"rtol": 2 * torch.finfo(case.dtype).eps, "atol": 8 * torch.finfo(case.dtype).eps}
+        for kind in steps.ETA:
+            eager = steps.eager_step(kind)
+            found = steps.fused_step(kind, device, "triton")(*sets[0])
+            torch.testing.assert_close(found, steps.fused_step(kind, device, "reference")(*sets[0]), **close)
+            if not steps.ETA[kind]:
+                exact = eager(*(image.float() for image in sets[0])).to(case.dtype)
+                torch.testing.assert_close(found, exact, **close)
+            functions = {
+                "triton": steps.fused_step(kind, device, "triton"),
+                "torch eager": eager,
+                "torch.compile": torch.compile(eager, dynamic=False),
+            }
+            rows.append(_row(kind, case, 5, functions, sets, time_ms, copy_bytes_per_second))
+        table = steps.SCHEDULE.forward_table(device)
+        t = torch.arange(case.batch, device=device) * 37
+        pairs = [[x_0, x_lq, t, table] for x_0, x_lq, _ in sets]
+        found, noise = steps.fused_forward(*pairs[0])
+        exact = steps.SCHEDULE.diffuse(sets[0][0].float(), sets[0][1].float(), noise.float(), t).to(case.dtype)
+        torch.testing.assert_close(found, exact, **close)
+        functions = {
+            "triton": steps.fused_forward,
+            "torch eager": steps.eager_forward,
+            "torch.compile": torch.compile(steps.eager_forward, dynamic=False),
+        }
+        rows.append(_row("forward, noise drawn", case, 4, functions, pairs, time_ms, copy_bytes_per_second))
+    return rows
+
+
+def _row(
+    kind: str,
+    case: Case,
+    images: int,
+    functions: dict[str, Callable[..., object]],
+    sets: list[list[Any]],
+    time_ms: Timer,
+    copy_bytes_per_second: float,
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"case": f"{kind}, {case.name}", "bytes": case.bytes_of(images)}
+    for name, function in functions.items():
+        row[name] = time_ms(lambda turn, f=function: f(*sets[turn]), repeat_ms=60)
+    row["share_of_copy"] = row["bytes"] / (row["triton"]["ms"] * 1e-3) / copy_bytes_per_second
+    return row
