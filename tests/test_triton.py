@@ -15,7 +15,7 @@ if torch.cuda.is_available():
     pytestmark.append(pytest.mark.gpu)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-VARIANTS = ["counts", "product", *(["shared"] if torch.cuda.is_available() else ["scratch"])]
+VARIANTS = ["shared", "packed", "counts", "product"]
 OFFSETS = [(0, 1), (1, 1), (2, -1), (-3, 2), (0, 0), (6, 0), (0, -6), (40, 3), (3, 40), (3, -40), (10**12, 1)]
 
 
