@@ -31,7 +31,7 @@ from .triton_plan import (
 from .triton_tables import PER_COLUMN, columns_for, entries_for, tables_for, threshold_table
 
 VARIANT: str | None = None
-"""Overrides :func:`variant_for`, for tests and benchmarks: ``"shared"``, ``"packed"``, ``"counts"`` or ``"product"``."""
+"""Overrides :func:`variant_for`, for tests and benchmarks: "shared", "packed", "counts" or "product"."""
 
 THROUGH_SHARED = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
 """Older compilers repeat a cheap quantization in every lane, six times the instructions, unless it passes through
@@ -45,7 +45,7 @@ ORDER_BLOCK, FIELD = 512, 10
 
 
 def family_of(device: torch.device) -> str:
-    """The kind of GPU, as `CHOICE` has it: ``"nvidia"`` (which the CPU's interpreter follows), ``"gfx9"``, ``"other"``."""
+    """The kind of GPU, as `CHOICE` has it: "nvidia" (which the interpreter follows on the CPU), "gfx9" or "other"."""
     if device.type != "cuda" or torch.version.hip is None:
         return "nvidia"
     name = str(torch.cuda.get_device_properties(device).gcnArchName)
@@ -148,6 +148,11 @@ def _count_products(work: Work, images: Tensor, marks: Tensor, counts: Tensor) -
     )
 
 
+def _integer(most: int) -> torch.dtype:
+    """Of counts up to ``most``."""
+    return torch.int32 if most < 2**31 else torch.int64
+
+
 class Bins(NamedTuple):
     """How one call counts in bins, for a piece of ``batch`` images."""
 
@@ -181,9 +186,7 @@ def plan_bins(work: Work, batch: int, variant: str, device: torch.device) -> Bin
     limit = (65535 if packed else 2**31 - 1) // most // config.block * config.block
     offsets = sum(len(group.offsets) for group in groups)
     if device.type == "cuda":
-        launch = launch_for(
-            config, work.levels + 1, batch, size, len(groups), offsets, limit, _processors(device)
-        )
+        launch = launch_for(config, work.levels + 1, batch, size, len(groups), offsets, limit, _processors(device))
     else:
         pixels = -(-size // (2 * config.block)) * config.block
         launch = Launch(-(-size // pixels), -(-len(groups) // config.groups), pixels)
@@ -337,7 +340,7 @@ def glcm(
     )  # fmt: skip
     variant = variant_for(levels, h * w, device)
     most = max((len(group.offsets) for group in plan.groups), default=1) * h * w
-    integer = torch.int32 if most < 2**31 else torch.int64
+    integer = _integer(most)
     side = levels if variant == "product" else levels + 1  # bins have a row and a column of what does not count
     held = groups * side * side * 8
     if variant != "product" and h * w:

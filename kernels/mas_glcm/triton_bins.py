@@ -45,7 +45,9 @@ def add(word: int, packed: bool) -> str:
     """
     product = {1: "mad.lo.u32", 2: "dp2a.lo.u32.u32", 4: "dp4a.u32.u32"}[word]
     unit = "$5" if packed else "1"
-    return f"{{ .reg .u32 a; {product} a, $1, $2, $3; add.u32 a, a, $4; red.shared.add.u32 [a], {unit}; mov.u32 $0, 0; }}"
+    return (
+        f"{{ .reg .u32 a; {product} a, $1, $2, $3; add.u32 a, a, $4; red.shared.add.u32 [a], {unit}; mov.u32 $0, 0; }}"
+    )
 
 
 @triton.jit
@@ -203,14 +205,23 @@ def level_kernel(
     tl.store(out + b * (plane // 4 * 4) + at, level.to(out.dtype.element_ty))
 
 
-
-
 @triton.jit(do_not_specialize=["plane", "size", "levels", "rows"])
-def order_kernel(level, placed, order, plane, size, levels, rows, PARTS: tl.constexpr, FIELD: tl.constexpr, WIDE: tl.constexpr,
-                 P: tl.constexpr):  # fmt: skip
+def order_kernel(
+    level,
+    placed,
+    order,
+    plane,
+    size,
+    levels,
+    rows,
+    PARTS: tl.constexpr,
+    FIELD: tl.constexpr,
+    WIDE: tl.constexpr,
+    P: tl.constexpr,
+):
     """List the pixels of ``level [images, plane]`` by part of ``rows`` levels in ``order [images, PARTS, size]``.
 
-    ``placed [images, PARTS]`` (zero before) tells how many there are. Grid: (blocks of ``P`` of the first ``size``,
+    ``placed [images, PARTS]`` (zero before) tells how many there are; ``FIELD`` bits hold ``P``. Grid: (blocks of ``P`` of the first ``size``,
     images).
     """
     b = tl.program_id(1).to(tl.int64)

@@ -1,4 +1,4 @@
-"""Triton backend: which way to count, and in what grid. Plain Python, so that it can be held to bounds without a GPU."""
+"""Triton backend: which way to count, and in what grid. Plain Python: held to bounds without a GPU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 CLASSES = (8, 16, 32, 64, 105, 128, 256)
-"""Numbers of levels that share a choice: up to 8, up to 16, ... 105 is the last whose matrix is whole in `BINS` words."""
+"""Numbers of levels that share a choice: up to 8, ... A matrix of 105 is the last to fit `BINS` words whole."""
 BINS = 89 * 128
 """Words of shared memory of a program: five programs fit a processor with 228 KiB, and static memory ends at 48."""
 SMALL_BINS = (22 * 128, 44 * 128)
@@ -32,9 +32,7 @@ class Choice(NamedTuple):
     known: str  # "predicted" from the instructions, or "measured"
 
 
-CHOICE = {
-    (family, levels): Choice("shared", {}, "predicted") for family in ("nvidia", "gfx9") for levels in CLASSES
-}
+CHOICE = {(family, levels): Choice("shared", {}, "predicted") for family in ("nvidia", "gfx9") for levels in CLASSES}
 
 
 class ProductConfig(NamedTuple):
