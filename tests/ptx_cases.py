@@ -112,24 +112,15 @@ def sizes(size):
     check(random_images((2, 1, *size)))
 
 
-@case([16, 256])
-def positions_of_64_bits(levels):
+@case(["shared", "packed", "counts", "product"], [16, 256])
+def integers_of_64_bits(variant, levels):
     from bdg_fast.kernels.mas_glcm import triton
 
     work = triton.Work
-    with mock.patch.object(triton, "Work", lambda *arguments: work(*arguments)._replace(reach=2**31)):
-        launches = check(random_images((2, 3, 21, 33)), levels=levels)
-    assert all(launch["WIDE"] for launch in launches.of("bins_kernel"))
-
-
-@case([32, 256])
-def counts_of_64_bits(levels):
-    from bdg_fast.kernels.mas_glcm import triton
-
-    images = random_images((2, 1, 21, 33))
-    with mock.patch.object(triton, "_integer", lambda most: torch.int64):
-        launches = check(images, levels=levels, mask=images[:, 0] > 0.1)
-    assert all(launch["counts"].dtype == torch.int64 for launch in launches.of("bins_kernel"))
+    with mock.patch.object(triton, "Work", lambda *arguments: work(*arguments)._replace(wide=True)):
+        launches = check(random_images((2, 3, 21, 33)), variant=variant, levels=levels)
+    (launch,) = launches.of("product_kernel" if variant == "product" else "bins_kernel")
+    assert launch["WIDE"] and launch["counts"].dtype == torch.int64
 
 
 @case(["shared", "packed"], [0.0, 0.5, 1.0], [32, 256])
@@ -176,7 +167,7 @@ def other_ways(variant, levels):
     assert len(launches.of("product_kernel")) == (variant == "product")
 
 
-del CASES["other ways product 256"]  # products stop at 32 levels
+del CASES["other ways product 256"], CASES["integers of 64 bits product 256"]  # products stop at 32 levels
 
 
 @case([80, 100], [32, 128])

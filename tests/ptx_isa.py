@@ -469,6 +469,7 @@ def _dot(bytes_each: int, *words: str) -> Run:
 
 COMPOUND: dict[str, Callable[..., Run]] = {
     "setp": _setp, "cvt": _cvt, "mov": _mov, "ld": _ld, "st": _st, "red": _red, "atom": _red, "shfl": _shfl,
-    "dp4a": partial(_dot, 1), "dp2a": partial(_dot, 2), "redux": _redux, "vote": _vote, "bar": _warp_barrier, "mma": _mma,
+    "redux": _redux, "vote": _vote, "bar": _warp_barrier, "mma": _mma,
+    "dp4a": partial(_dot, 1), "dp2a": partial(_dot, 2),
     "ldmatrix": partial(_matrix, False), "stmatrix": partial(_matrix, True),
 }  # fmt: skip

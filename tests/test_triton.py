@@ -57,7 +57,7 @@ def test_positions_of_64_bits_change_nothing(variant, levels, monkeypatch):
     images = random_images((2, 3, 21, 33))
     expected = glcm(images, OFFSETS, levels=levels, normalize=False, impl="reference")
     work = triton.Work
-    monkeypatch.setattr(triton, "Work", lambda *arguments: work(*arguments)._replace(reach=2**31))
+    monkeypatch.setattr(triton, "Work", lambda *arguments: work(*arguments)._replace(wide=True))
     found = glcm(images.to(DEVICE), OFFSETS, levels=levels, normalize=False, impl="triton")
     assert torch.equal(found.cpu(), expected)
 

@@ -18,7 +18,6 @@ from .triton_plan import (
     MOST_PACKED,
     SMALL,
     SPARSE,
-    TILE,
     BinsConfig,
     Launch,
     bins_config,
@@ -42,6 +41,8 @@ LEVEL_BLOCK = 1024
 """Pixels of a program of `level_kernel`."""
 ORDER_BLOCK, FIELD = 512, 10
 """Pixels of a program of `order_kernel`, and bits for their number: there are at most six parts."""
+AHEAD = 4
+"""Matrices that `combine_kernel` waits for together."""
 
 
 def family_of(device: torch.device) -> str:
@@ -99,7 +100,7 @@ class Work(NamedTuple):
     masked: bool
     thresholds: Tensor
     steps: int
-    reach: int  # largest distance between two pixels of an image in memory, in elements
+    wide: bool  # positions within an image, or counts, need 64 bits
 
 
 def _count_products(work: Work, images: Tensor, marks: Tensor, counts: Tensor) -> None:
@@ -136,7 +137,7 @@ def _count_products(work: Work, images: Tensor, marks: Tensor, counts: Tensor) -
         LAPLACIAN=work.laplacian,
         STEPS=work.steps,
         MASKED=work.masked,
-        WIDE=max(work.reach, size + pixels) >= 2**31,
+        WIDE=work.wide,
         P=config.block,
         COLUMNS=config.columns,
         SIDE=config.side,
@@ -146,11 +147,6 @@ def _count_products(work: Work, images: Tensor, marks: Tensor, counts: Tensor) -
         num_stages=1,
         enable_fp_fusion=False,
     )
-
-
-def _integer(most: int) -> torch.dtype:
-    """Of counts up to ``most``."""
-    return torch.int32 if most < 2**31 else torch.int64
 
 
 class Bins(NamedTuple):
@@ -164,9 +160,24 @@ class Bins(NamedTuple):
     pitch: int  # width and border
     size: int  # elements that count as first pixels
     plane: int  # elements of an image
-    wide: bool
     room: int  # words that a program clears
-    tile: int
+
+
+def bins_constants(config: BinsConfig, place: str, packed: bool, word: int, wide: bool) -> dict[str, object]:
+    """What `bins_kernel` is specialized for."""
+    shared = place == "ptx"
+    return {
+        "DECLARE": triton_bins.declare(4 * config.room) if shared else "",
+        "ADD": triton_bins.add(1 if config.parts else word, packed) if shared else "",
+        "BINS": place,
+        "PACKED": packed,
+        "PARTS": config.parts > 0,
+        "WORD": word,
+        "WIDE": wide,
+        "ROOM": config.room if place == "gfx9" else 0,
+        "TILE": config.tile,
+        "P": config.block,
+    }
 
 
 def plan_bins(work: Work, batch: int, variant: str, device: torch.device) -> Bins:
@@ -179,10 +190,10 @@ def plan_bins(work: Work, batch: int, variant: str, device: torch.device) -> Bin
     below, border = _reach(work.plan, work.height, work.width)
     pitch = -(-(work.width + border) // 4) * 4
     size = work.height * pitch
-    config = bins_config(work.levels, way, size < SMALL and device.type == "cuda", place == "gfx9")
-    tile = TILE
+    small = size < SMALL and not work.wide and device.type == "cuda"
+    config = bins_config(work.levels, way, small, place == "gfx9")
     if device.type != "cuda":  # the interpreter pays by the operation, not by the element
-        config, tile = config._replace(block=2048), 1 << 14
+        config = config._replace(block=2048, tile=1 << 14)
     limit = (65535 if packed else 2**31 - 1) // most // config.block * config.block
     offsets = sum(len(group.offsets) for group in groups)
     if device.type == "cuda":
@@ -202,16 +213,14 @@ def plan_bins(work: Work, batch: int, variant: str, device: torch.device) -> Bin
         pitch=pitch,
         size=size,
         plane=plane,
-        wide=max(work.reach, plane + launch.pixels) >= 2**31,
-        room=words_for(each, config.half, work.levels + 1, config.parts, tile) if config.room else 0,
-        tile=tile,
+        room=words_for(each, config.half, work.levels + 1, config.parts, config.tile) if config.room else 0,
     )
 
 
 def _count_bins(work: Work, bins: Bins, images: Tensor, marks: Tensor, counts: Tensor) -> None:
     """Count a piece of the batch into ``counts [images, groups, side, side]``, pair by pair in bins."""
     config, launch, device, side = bins.config, bins.launch, images.device, work.levels + 1
-    index = torch.int64 if bins.wide else torch.int32
+    index = torch.int64 if work.wide else torch.int32
     parts = max(config.parts, 1)
     word = 4 if side <= 256 else 2
     level = torch.empty((len(images), bins.plane), dtype=torch.uint8 if word == 4 else torch.int16, device=device)
@@ -237,7 +246,7 @@ def _count_bins(work: Work, bins: Bins, images: Tensor, marks: Tensor, counts: T
         STEPS=work.steps,
         MASKED=work.masked,
         ALIGNED=aligned,
-        WIDE=bins.wide,
+        WIDE=work.wide,
         P=LEVEL_BLOCK,
         num_warps=4,
         num_stages=1,
@@ -255,9 +264,9 @@ def _count_bins(work: Work, bins: Bins, images: Tensor, marks: Tensor, counts: T
             bins.size,
             work.levels,
             config.half * (2 if bins.packed else 1),
-            PARTS=parts,
+            parts,
             FIELD=FIELD,
-            WIDE=bins.wide,
+            WIDE=work.wide,
             P=ORDER_BLOCK,
             num_warps=2,
             num_stages=1,
@@ -282,20 +291,12 @@ def _count_bins(work: Work, bins: Bins, images: Tensor, marks: Tensor, counts: T
         bins.size,
         len(work.plan.groups),
         launch.blocks,
+        parts,
         side,
         config.half,
         bins.room,
         0,
-        DECLARE=triton_bins.declare(4 * config.room) if bins.place == "ptx" else "",
-        ADD=triton_bins.add(1 if config.parts else word, bins.packed) if bins.place == "ptx" else "",
-        BINS=bins.place,
-        PACKED=bins.packed,
-        PARTS=config.parts,
-        WORD=word,
-        WIDE=bins.wide,
-        ROOM=config.room if bins.place == "gfx9" else 0,
-        TILE=bins.tile,
-        P=config.block,
+        **bins_constants(config, bins.place, bins.packed, word, work.wide),
         num_warps=config.warps,
         num_stages=1,
         enable_fp_fusion=False,
@@ -335,12 +336,14 @@ def glcm(
     table, steps = threshold_table(tuple(thresholds), device)
     lo, scale = float_scale(low, high)
     reach = sum((size - 1) * abs(stride) for size, stride in zip(images.shape[1:], images.stride()[1:], strict=True))
+    most = max((len(group.offsets) for group in plan.groups), default=1) * h * w
+    below, border = _reach(plan, h, w)
+    wide = max(reach, most, 2 * (h + below + 1) * (w + border + 4) + (1 << 16)) >= 2**31
     work = Work(
-        request, weighting, plan, levels, lo, scale, h, w, channels, laplacian, mask is not None, table, steps, reach
+        request, weighting, plan, levels, lo, scale, h, w, channels, laplacian, mask is not None, table, steps, wide
     )  # fmt: skip
     variant = variant_for(levels, h * w, device)
-    most = max((len(group.offsets) for group in plan.groups), default=1) * h * w
-    integer = _integer(most)
+    integer = torch.int64 if work.wide else torch.int32
     side = levels if variant == "product" else levels + 1  # bins have a row and a column of what does not count
     held = groups * side * side * 8
     if variant != "product" and h * w:
@@ -380,7 +383,7 @@ def glcm(
                 MASKED=mask is not None,
                 NORMALIZE=normalize,
                 CELLS=cells,
-                AHEAD=4 if device.type == "cuda" else 1,
+                AHEAD=AHEAD if device.type == "cuda" else 1,
                 # one rounding per product, as the other backends have it
                 num_warps=4,
                 enable_fp_fusion=False,

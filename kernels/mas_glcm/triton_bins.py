@@ -205,7 +205,7 @@ def level_kernel(
     tl.store(out + b * (plane // 4 * 4) + at, level.to(out.dtype.element_ty))
 
 
-@triton.jit(do_not_specialize=["plane", "size", "levels", "rows"])
+@triton.jit(do_not_specialize=["plane", "size", "levels", "rows", "parts"])
 def order_kernel(
     level,
     placed,
@@ -214,15 +214,15 @@ def order_kernel(
     size,
     levels,
     rows,
-    PARTS: tl.constexpr,
+    parts,
     FIELD: tl.constexpr,
     WIDE: tl.constexpr,
     P: tl.constexpr,
 ):
-    """List the pixels of ``level [images, plane]`` by part of ``rows`` levels in ``order [images, PARTS, size]``.
+    """List the pixels of ``level [images, plane]`` by part of ``rows`` levels in ``order [images, parts, size]``.
 
-    ``placed [images, PARTS]`` (zero before) tells how many there are; ``FIELD`` bits hold ``P``. Grid: (blocks of ``P`` of the first ``size``,
-    images).
+    ``placed [images, parts]`` (zero before) tells how many there are. Grid: (blocks of ``P`` of the first ``size``,
+    images). ``FIELD`` bits hold ``P``, so that there are at most ``63 // FIELD`` parts.
     """
     b = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0).to(tl.int64 if WIDE else tl.int32) * P + tl.arange(0, P)
@@ -232,16 +232,16 @@ def order_kernel(
     one = tl.where(here < levels, tl.full((P,), 1, tl.int64) << (part * FIELD).to(tl.int64), 0)
     found = tl.sum(one)  # of each part, a field each
     rank = (((tl.cumsum(one, 0) - one) >> (part * FIELD).to(tl.int64)) & ((1 << FIELD) - 1)).to(at.dtype)
-    placed += b * PARTS
-    for k in tl.static_range(PARTS):
-        mine = ((found >> (FIELD * k)) & ((1 << FIELD) - 1)).to(at.dtype)
+    placed += b * parts
+    for k in range(parts):
+        mine = ((found >> tl.cast(FIELD * k, tl.int64)) & ((1 << FIELD) - 1)).to(at.dtype)
         rank += tl.where(part == k, tl.atomic_add(placed + k, mine, sem="relaxed"), 0)
-    tl.store(order + (b * PARTS + part) * size + rank, at, mask=here < levels)
+    tl.store(order + (b * parts + part) * size + rank, at, mask=here < levels)
 
 
 @triton.jit(
     do_not_specialize=[
-        "plane", "pitch", "splits", "pixels", "size", "groups", "blocks", "side", "half", "room", "zero",
+        "plane", "pitch", "splits", "pixels", "size", "groups", "blocks", "parts", "side", "half", "room", "zero",
     ]
 )  # fmt: skip
 def bins_kernel(
@@ -260,6 +260,7 @@ def bins_kernel(
     size,
     groups,
     blocks,
+    parts,
     side,
     half,
     room,
@@ -280,9 +281,9 @@ def bins_kernel(
     Counts are written if ``splits == 1`` and there are bins, else added to: zero before. Grid: (images * splits,
     blocks, parts). A program takes the groups ``groups * block // blocks`` to the next block's, and ``pixels`` (a
     multiple of ``P``) of the first ``size`` of a plane, which it reads by ``words`` of ``WORD`` levels; if ``PARTS``
-    (their number, else 0), its share of the pixels of its part as `order_kernel` lists them. A part has ``half`` rows,
-    twice that if ``PACKED``. The offsets of group ``g`` are ``entries[starts[g] .. starts[g + 1]]``, int32
-    ``(g, dy, dx)``, all within the image. Bins are ``room`` words of a program (set aside by ``DECLARE``, or of
+    (of which there are ``parts``), its share of the pixels of its part as `order_kernel` lists them. A part has
+    ``half`` rows, twice that if ``PACKED``. The offsets of group ``g`` are ``entries[starts[g] .. starts[g + 1]]``,
+    int32 ``(g, dy, dx)``, all within the image. Bins are ``room`` words of a program (set aside by ``DECLARE``, or of
     ``ROOM``, or in ``scratch``), cleared and emptied ``TILE`` at a time, no fewer than there are threads, or several
     would do the same. A 16-bit bin holds 65,535 pairs: ``pixels`` times offsets must not exceed it.
     """
@@ -316,8 +317,8 @@ def bins_kernel(
     begin, end = tl.load(starts + first_group), tl.load(starts + last_group)
     if PARTS:
         level += image * plane
-        order += (image * PARTS + tl.program_id(2)) * size
-        listed = tl.load(placed + image * PARTS + tl.program_id(2)).to(index)
+        order += (image * parts + tl.program_id(2)) * size
+        listed = tl.load(placed + image * parts + tl.program_id(2)).to(index)
         share = tl.cdiv(listed, splits)
         lane = tl.arange(0, P)
         for start in range(split * share, tl.minimum(split * share + share, listed), P):

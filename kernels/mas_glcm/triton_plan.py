@@ -5,12 +5,14 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
+WAYS = ("shared", "packed", "counts", "product")
 CLASSES = (8, 16, 32, 64, 105, 128, 256)
 """Numbers of levels that share a choice: up to 8, ... A matrix of 105 is the last to fit `BINS` words whole."""
-BINS = 89 * 128
-"""Words of shared memory of a program: five programs fit a processor with 228 KiB, and static memory ends at 48."""
-SMALL_BINS = (22 * 128, 44 * 128)
-"""As many as hold a matrix, for small images, whose programs are many and of few threads."""
+BINS, PART_BINS = 22 * 512, 23 * 512
+"""Words of shared memory of a program, for whole matrices and for parts: five and four programs fit a processor with
+228 KiB, and static memory ends at 48."""
+SMALL_BINS = 34 * 128
+"""For small images, whose programs are many and of few threads."""
 GFX9_BINS = (8 * 1024, 16 * 1024)
 """As many as hold a matrix. A power of two, for what sets them aside (`triton_bins.py`); there are 64 KiB."""
 SMALL = 128 * 128
@@ -53,6 +55,7 @@ class BinsConfig(NamedTuple):
     room: int  # words set aside
     block: int  # pixels of a step
     warps: int
+    tile: int  # words cleared and emptied at a time
 
 
 class Launch(NamedTuple):
@@ -82,11 +85,7 @@ def product_config(levels: int) -> ProductConfig:
     return ProductConfig(block=64, columns=4, side=max(16, 1 << (levels - 1).bit_length()), warps=4)
 
 
-TILE = 128
-"""Words that `bins_kernel` clears and empties at a time."""
-
-
-def words_for(groups: int, half: int, side: int, parts: int, tile: int = TILE) -> int:
+def words_for(groups: int, half: int, side: int, parts: int, tile: int) -> int:
     """Words that a program of ``groups`` clears: whole tiles, with what it reads beyond its last matrix and, if there
     are ``parts``, a row for what does not count."""
     used = (groups - 1) * half * side + -(-half * side // tile) * tile
@@ -100,21 +99,21 @@ def bins_config(levels: int, way: str, small: bool, gfx9: bool = False) -> BinsC
     """As many whole matrices as fit the bins of a program, or as many rows of one.
 
     32 pixels a thread share the work for an offset; 16 where images are small, so that fewer lanes are idle, and where
-    pixels are listed, which takes more registers.
+    pixels are listed, which takes more registers. On gfx9 programs of one warp would set nothing aside.
     """
     side = levels + 1
-    block, warps = (512, 1) if small else (4096, 4)
+    block, warps, tile = (512, 1, 128) if small and not gfx9 else (4096, 4, 512)
     if way == "counts":
-        return BinsConfig(MOST_GROUPS, side, 0, 0, block, warps)
+        return BinsConfig(MOST_GROUPS, side, 0, 0, block, warps, tile)
     pack = 2 if way == "packed" else 1
     half = -(-side // pack)
-    sizes = GFX9_BINS if gfx9 else (*SMALL_BINS, BINS) if small else (BINS,)
-    for room in sizes:
-        fitting = [n for n in range(1, MOST_GROUPS + 1) if words_for(n, half, side, 0) <= room]
+    for room in GFX9_BINS if gfx9 else (SMALL_BINS, BINS) if small else (BINS,):
+        fitting = [n for n in range(1, MOST_GROUPS + 1) if words_for(n, half, side, 0, tile) <= room]
         if fitting:
-            return BinsConfig(fitting[-1], half, 0, room, block, warps)
+            return BinsConfig(fitting[-1], half, 0, room, block, warps, tile)
+    room = GFX9_BINS[-1] if gfx9 else PART_BINS
     parts = -(-levels // ((room // side - 1) * pack))
-    return BinsConfig(1, -(-levels // (parts * pack)), parts, room, min(block, 2048), warps)
+    return BinsConfig(1, -(-levels // (parts * pack)), parts, room, min(block, 2048), warps, tile)
 
 
 START, CLEAR, WRITE, ADD = 1500, 1.25, 5, 10

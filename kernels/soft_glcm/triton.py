@@ -12,6 +12,8 @@ from ..pixelwise.triton import on
 from . import triton_kernels
 from .weights import combine, plan_for, spread, weights
 
+ADD_BLOCK, PULL_BLOCK = 256, 128
+"""Pixels of a program."""
 HELD_BYTES = 1 << 28
 """Sums held at a time; larger batches run in pieces."""
 UNIT = 1 << 30
@@ -30,7 +32,7 @@ def forward(position: Tensor, mask: Tensor | None, request: Request, levels: int
     device = position.device
     plan = plan_for(request, mask, normalize)
     entries = entries_for(request, _weighting(mask, normalize), device).entries
-    block = 256 if device.type == "cuda" else 4096  # the interpreter pays by the operation
+    block = ADD_BLOCK if device.type == "cuda" else 4096  # the interpreter pays by the operation
     each = 8 if device.type == "cuda" else len(entries)  # offsets of a program: many programs for small batches
     out = position.new_empty((batch, request.slot_count, levels, levels))
     step = max(1, min(HELD_BYTES // (len(plan.groups) * levels * levels * 16), 65535))
@@ -73,7 +75,7 @@ def backward(
     device = position.device
     plan = plan_for(request, mask, normalize)
     entries = entries_for(request, _weighting(mask, normalize), device).entries
-    block = 128 if device.type == "cuda" else 4096
+    block = PULL_BLOCK if device.type == "cuda" else 4096
     found = torch.empty_like(position)
     step = max(1, min(HELD_BYTES // (len(plan.groups) * levels * levels * 16), 65535))
     with on(device):
