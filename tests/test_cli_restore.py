@@ -179,3 +179,27 @@ def test_metadata_survives(tmp_path, checkpoint):
     assert restored.size == (30, 20)
     assert restored.getexif()[0x0112] == 6
     assert restored.info["icc_profile"] == b"icc"
+
+
+def test_the_output_may_lie_above_the_input(photos, tmp_path, checkpoint, capsys):
+    assert run(photos, tmp_path, "--checkpoint", checkpoint) == 0
+    assert "3 of 3 images" in capsys.readouterr().out
+    assert (tmp_path / "deep" / "b.jpg").exists()
+
+
+@pytest.mark.parametrize("mode", ["I;16", "LA", "RGBA", "L"])
+@pytest.mark.parametrize("suffix", ["png", "tif", "jpg", "webp", "bmp", "gif"])
+def test_every_mode_in_every_format(tmp_path, checkpoint, mode, suffix):
+    gray = np.full((16, 16), 0.4)
+    picture = Image.fromarray((gray * 65535).astype(np.uint16))
+    if mode != "I;16":
+        picture = Image.fromarray((gray * 255).astype(np.uint8)).convert(mode)
+    picture.save(tmp_path / "in.png")
+    assert run(tmp_path / "in.png", tmp_path / "deep.png", "--checkpoint", checkpoint) == 0
+    assert run(tmp_path / "in.png", tmp_path / f"out.{suffix}", "--checkpoint", checkpoint) == 0
+    means = []
+    for name in ("deep.png", f"out.{suffix}"):
+        file = Image.open(tmp_path / name)
+        pixels = np.array(file if file.mode.startswith("I") else file.convert("L"))
+        means.append(pixels.mean() / (65535 if file.mode.startswith("I") else 255))
+    assert means[0] == pytest.approx(means[1], abs=0.02)

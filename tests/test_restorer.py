@@ -185,6 +185,17 @@ def test_orientation_outside_of_exif_comes_back_upright(tmp_path):
     assert np.array_equal(np.array(same), np.array(image.transpose(Image.Transpose.ROTATE_270)))
 
 
+def test_one_clear_colour_becomes_alpha(tmp_path):
+    for mode, clear, becomes in (("RGB", (1, 2, 3), "RGBA"), ("L", 7, "LA")):
+        image = Image.new(mode, (6, 5), clear)
+        image.putpixel((0, 0), (9, 9, 9) if mode == "RGB" else 9)
+        image.save(tmp_path / "clear.png", transparency=clear)
+        same = Identity()(tmp_path / "clear.png")
+        assert same.mode == becomes
+        alpha = np.array(same)[:, :, -1]
+        assert alpha[0, 0] == 255 and alpha.sum() == 255
+
+
 def test_low_precision_is_chosen_where_it_is_native(monkeypatch):
     unet = UNet(UNetConfig(width=8, multipliers=(1,)))
     for capabilities, dtype in (

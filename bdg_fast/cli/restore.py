@@ -32,6 +32,8 @@ exit code: 0 done, 1 some files failed (named at the end; the rest is done), 2 b
 WRITERS = 2
 """Threads that encode and write pictures behind the network."""
 JPEG = {"quality": 95, "subsampling": 0}
+WITHOUT_ALPHA = (".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm")
+WITH_16_BITS = (".png", ".tif", ".tiff", ".pgm", ".ppm")
 WITH_EXIF = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 QUALITY = {".jpg": JPEG, ".jpeg": JPEG, ".webp": {"quality": 95}}
 
@@ -127,7 +129,7 @@ def plan(inputs: list[str], output: Path, compare: bool = False) -> list[Job]:
     for argument in inputs:
         files = list_images([argument])
         root = Path(argument) if Path(argument).is_dir() else None
-        if root is not None and output.resolve() != root.resolve():  # earlier results are no inputs
+        if root is not None and root.resolve() in output.resolve().parents:  # earlier results are no inputs
             files = [file for file in files if not file.resolve().is_relative_to(output.resolve())]
         if (
             root is None
@@ -138,6 +140,8 @@ def plan(inputs: list[str], output: Path, compare: bool = False) -> list[Job]:
             jobs.append(Job(files[0], output))
         else:
             jobs += [Job(file, output / (file.relative_to(root) if root else file.name)) for file in files]
+    if not jobs:
+        raise ValueError(f"IN holds no image outside of OUT, {output}")
     if output.suffix.lower() in EXTENSIONS and (len(jobs) > 1 or jobs[0].target != output):
         raise ValueError(f"OUT must be a folder for several images, got {output}")
     jobs = list(dict.fromkeys(jobs))
@@ -179,8 +183,10 @@ def _write(job: Job, restored: Image.Image, compare: bool) -> None:
     options: dict[str, Any] = dict(QUALITY.get(job.target.suffix.lower(), {}))
     options |= {str(key): value for key, value in restored.info.items()}
     suffix = job.target.suffix.lower()
-    if suffix in (".jpg", ".jpeg") and restored.mode in ("RGBA", "LA"):
-        restored = restored.convert(restored.mode.removesuffix("A"))  # JPEG has no alpha
+    if suffix in WITHOUT_ALPHA and restored.mode in ("RGBA", "LA"):
+        restored = restored.convert(restored.mode.removesuffix("A"))
+    if suffix not in WITH_16_BITS:  # Pillow clips them instead
+        restored = _eight_bits(restored)
     if suffix not in WITH_EXIF:  # the file could not tell which way is up
         turn = UPRIGHT.get(restored.getexif().get(ORIENTATION, 1))
         restored = restored.copy() if turn is None else restored.transpose(turn)
@@ -205,7 +211,14 @@ def _side_by_side(source: Path, restored: Image.Image) -> Image.Image:
 def _shown(image: Image.Image) -> Image.Image:
     """As a viewer shows it: RGB of 8 bits, upright."""
     turn = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
-    image = image.convert("RGB")
+    image = _eight_bits(image).convert("RGB")
     return image if turn is None else image.transpose(turn)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Gray of 16 bits as gray of 8; any other image as it is."""
+    if not image.mode.startswith("I"):
+        return image
+    plain = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
+    plain.info.update(image.info)
+    return plain

@@ -101,7 +101,8 @@ def _from_array(image: np.ndarray) -> Picture:
 
 def _from_pil(image: Image.Image) -> Picture:
     kept = {key: image.info[key] for key in KEPT if key in image.info}
-    turn = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
+    turn = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))  # from XMP too, which is not kept
+    told = turn is not None and UPRIGHT.get(_orientation(kept.get("exif"))) is turn
     if image.mode == "F":
         raise ValueError("image must not have floating-point pixels (mode F): they have no defined white")
     if image.mode.startswith("I"):
@@ -111,7 +112,9 @@ def _from_pil(image: Image.Image) -> Picture:
         inner, mode = _from_array(deep.astype(np.uint16)), "I;16"
     else:
         plain = image
-        if image.mode == "1":
+        if "transparency" in image.info and image.mode in ("1", "L", "RGB"):  # one value is clear
+            plain = image.convert("RGBA" if image.mode == "RGB" else "LA")
+        elif image.mode == "1":
             plain = image.convert("L")
         elif image.mode not in ("L", "LA", "RGB", "RGBA"):
             if image.mode == "CMYK":
@@ -125,7 +128,8 @@ def _from_pil(image: Image.Image) -> Picture:
         mode = plain.mode
 
     def back(result: Tensor) -> Image.Image:
-        if turn is not None and "exif" in kept:
+        if told:
+            assert turn is not None
             result = _turned(result, INVERSE.get(turn, turn))
         array = inner.back(result)
         if mode == "LA":
@@ -136,6 +140,14 @@ def _from_pil(image: Image.Image) -> Picture:
         return out
 
     return Picture(inner.pixels if turn is None else _turned(inner.pixels, turn), back)
+
+
+def _orientation(exif: bytes | None) -> int:
+    found = Image.Exif()
+    if exif:
+        found.load(exif)
+    orientation: int = found.get(ORIENTATION, 1)
+    return orientation
 
 
 def _turned(pixels: Tensor, turn: Image.Transpose) -> Tensor:
