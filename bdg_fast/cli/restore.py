@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from bdg_fast.data.images import EXTENSIONS, ORIENTATION, UPRIGHT, list_images, open_image
+from bdg_fast.data.images import EXTENSIONS, list_images, open_image, turn_of
 from bdg_fast.restorer import DTYPES, Restorer
 
 from .common import Failures, keep_freed_memory, write_atomically
@@ -180,15 +180,15 @@ def _settle(pending: list[tuple[Job, Future[None]]], failures: Failures, keep: i
 
 def _write(job: Job, restored: Image.Image, compare: bool) -> None:
     job.target.parent.mkdir(parents=True, exist_ok=True)
-    options: dict[str, Any] = dict(QUALITY.get(job.target.suffix.lower(), {}))
-    options |= {str(key): value for key, value in restored.info.items()}
     suffix = job.target.suffix.lower()
+    options: dict[str, Any] = dict(QUALITY.get(suffix, {}))
+    options |= {str(key): value for key, value in restored.info.items()}
     if suffix in WITHOUT_ALPHA and restored.mode in ("RGBA", "LA"):
         restored = restored.convert(restored.mode.removesuffix("A"))
     if suffix not in WITH_16_BITS:  # Pillow clips them instead
         restored = _eight_bits(restored)
     if suffix not in WITH_EXIF:  # the file could not tell which way is up
-        turn = UPRIGHT.get(restored.getexif().get(ORIENTATION, 1))
+        turn = turn_of(restored)
         restored = restored.copy() if turn is None else restored.transpose(turn)
         restored.info.pop("exif", None)
         options.pop("exif", None)
@@ -210,7 +210,7 @@ def _side_by_side(source: Path, restored: Image.Image) -> Image.Image:
 
 def _shown(image: Image.Image) -> Image.Image:
     """As a viewer shows it: RGB of 8 bits, upright."""
-    turn = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
+    turn = turn_of(image)
     image = _eight_bits(image).convert("RGB")
     return image if turn is None else image.transpose(turn)
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .images import ORIENTATION, UPRIGHT, open_image
+from .images import ORIENTATION, UPRIGHT, open_image, turn_of
 
 KEPT = ("icc_profile", "exif", "dpi")
 """Entries of ``Image.info`` that stay with a picture."""
@@ -101,7 +101,7 @@ def _from_array(image: np.ndarray) -> Picture:
 
 def _from_pil(image: Image.Image) -> Picture:
     kept = {key: image.info[key] for key in KEPT if key in image.info}
-    turn = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))  # from XMP too, which is not kept
+    turn = turn_of(image)  # from XMP too, which is not kept
     told = turn is not None and UPRIGHT.get(_orientation(kept.get("exif"))) is turn
     if image.mode == "F":
         raise ValueError("image must not have floating-point pixels (mode F): they have no defined white")

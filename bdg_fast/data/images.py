@@ -89,7 +89,7 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
         with _opened(path) as file:
             file.load()
             # not ImageOps.exif_transpose: it writes EXIF anew and so fails on any ill-typed entry
-            turn = UPRIGHT.get(file.getexif().get(ORIENTATION))
+            turn = turn_of(file)
             image = file if turn is None else file.transpose(turn)
             if image.mode.startswith("I;16") or image.mode == "I":
                 pixels = np.array(image)
@@ -122,6 +122,11 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
     except Exception as error:  # as in read_image
         raise ImageReadError(f"{os.fspath(path)}: {error}") from error
     return image
+
+
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """What turns an image upright; None if it is."""
+    return UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
 
 
 def _opened(path: str | os.PathLike[str]) -> Image.Image:
