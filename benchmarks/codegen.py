@@ -5,192 +5,46 @@
     python -m benchmarks.codegen --record   # make what is above its budget the new budget
 
 Counted per kernel: registers and spilled bytes or registers of a thread, shared memory of a block, and the
-instructions of the counting loop per update (one update = one pixel of one offset), over all threads; for kernels
-that prepare (``levels`` and ``order``), all their instructions per pixel; for those that touch each pixel once
-(``step`` and ``forward``), all their instructions per element.
+instructions of the counting loop per update (one update = one pixel of one offset), over all threads, of bins also
+those to clear and write or add one; for kernels that prepare (``levels`` and ``order``), all their instructions per
+pixel; of ``combine``, all of a program per cell and use; for those that touch each pixel once (``step`` and
+``forward``), all their instructions per element.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
+import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import triton
-from triton.backends.compiler import GPUTarget
 
-from . import codegen_pixels
-from .codegen_tools import TARGETS, compile_kernel, resources
-
-
-class Variant(NamedTuple):
-    """A specialization of a counting kernel, or of one that prepares for it."""
-
-    way: str  # "product", "shared", "counts"; "levels", "order"; "soft add", "soft pull"
-    levels: int
-    dtype: str = "u8"
-    channels: int = 1
-    source: str = "gray"
-    masked: bool = False
-    wide: bool = False
-
-    @property
-    def name(self) -> str:
-        """Short label."""
-        flags = "".join([" masked" if self.masked else "", " 64-bit" if self.wide else ""])
-        if self.way in ("shared", "counts", "order", "soft add", "soft pull"):
-            return f"{self.levels} levels{flags}"
-        return f"{self.levels} levels, {'rgb' if self.channels == 3 else 'gray'} {self.dtype}, {self.source}{flags}"
+from . import codegen_glcm, codegen_pixels
+from .codegen_tools import TARGETS
 
 
-LEVELS = (8, 16, 32, 64, 128, 256)
-VARIANTS = (
-    *(Variant("shared", levels) for levels in LEVELS),
-    Variant("shared", 32, wide=True),
-    *(Variant("counts", levels) for levels in (32, 256)),
-    Variant("counts", 256, wide=True),
-    *(Variant("product", levels) for levels in (8, 16, 32)),
-    Variant("product", 32, "fp32", 3),
-    Variant("product", 32, "fp32", 3, "laplacian"),
-    Variant("product", 32, "u8", 3, "laplacian", masked=True, wide=True),
-    Variant("levels", 32),
-    Variant("levels", 32, "fp32", 3),
-    Variant("levels", 32, "bf16", 3),
-    Variant("levels", 32, "u16"),
-    Variant("levels", 32, "fp32", 3, "laplacian"),
-    Variant("levels", 256, "fp16", 1, "laplacian", masked=True, wide=True),
-    Variant("order", 128),
-    Variant("order", 256),
-    Variant("soft add", 32, "fp32"),
-    Variant("soft add", 32, "fp32", masked=True),
-    Variant("soft pull", 32, "fp32"),
-    Variant("soft pull", 32, "fp32", masked=True),
-)
-POINTERS = {
-    "mask": "u8", "thresholds": "i32", "columns": "i32", "entries": "i32", "starts": "i32", "firsts": "i32",
-    "counts": "i32", "scratch": "i32", "uses": "i32", "pairs": "i64",
-}  # fmt: skip
-
-
-def _backend() -> Any:
-    return importlib.import_module("bdg_fast.kernels.mas_glcm.triton")
-
-
-def compile_variant(target: GPUTarget, variant: Variant, **overrides: Any) -> tuple[Any, float, int]:
-    """The compiled kernel, how many updates (pixels, in preparations) its inner loop makes, and its warps."""
-    backend = _backend()
-    laplacian = variant.source == "laplacian"
-    constants: dict[str, Any] = {"WIDE": variant.wide}
-    pointers = {**POINTERS, "image": variant.dtype}
-    if variant.way in ("product", "levels"):
-        constants |= {
-            "CHANNELS": variant.channels,
-            "LAPLACIAN": laplacian,
-            "MASKED": variant.masked,
-            "STEPS": (variant.levels - 1).bit_length() if laplacian else 0,
-            "stride_w": 1,
-        }
-    parts = backend.bins_config(variant.levels, "shared")
-    index = "i64" if variant.wide else "i32"
-    pointers |= {"totals": index, "placed": index, "order": index}
-    if variant.way.startswith("soft"):
-        soft = importlib.import_module("bdg_fast.kernels.soft_glcm.triton")
-        name, updates = ("add_kernel", 256) if variant.way == "soft add" else ("pull_kernel", 128)
-        kernel, warps = getattr(soft.triton_kernels, name), 4
-        constants = {"MASKED": variant.masked, "P": updates}
-        constants |= {"UNIT": soft.UNIT} if variant.way == "soft add" else {}
-        pointers |= {"position": variant.dtype, "grads": variant.dtype, "out": variant.dtype, "sums": "i64"}
-    elif variant.way in ("levels", "order"):
-        kernel, warps = getattr(backend.triton_bins, variant.way.rstrip("s") + "_kernel"), 4
-        constants |= {"P": 1024, "PARTS": parts.parts, "ROWS": parts.rows}
-        updates = 1024
-        pointers["out"] = pointers["level"] = "u8" if variant.levels < 256 else "i16"
-    elif variant.way == "product":
-        product = backend.product_config(variant.levels)._replace(**overrides)
-        kernel, warps = backend.triton_kernels.product_kernel, product.warps
-        constants |= {
-            "P": product.block,
-            "COLUMNS": product.columns,
-            "SIDE": product.side,
-            "PER_COLUMN": backend.PER_COLUMN,
-            "THROUGH_SHARED": backend.THROUGH_SHARED,
-        }
-        updates = product.block * product.columns * backend.PER_COLUMN
-    else:
-        bins = backend.bins_config(variant.levels, variant.way)._replace(**overrides)
-        kernel, warps = backend.triton_bins.bins_kernel, bins.warps
-        shared = variant.way == "shared"
-        constants |= {
-            "DECLARE": backend.triton_bins.declare(4 * backend.bins_of(variant.levels, bins)) if shared else "",
-            "SHARED": shared,
-            "BINNED": shared,
-            "PARTS": bins.parts,
-            "ROWS": bins.rows,
-            "TILE": bins.tile,
-            "P": bins.block,
-        }
-        pointers["level"] = "u8" if variant.levels < 256 else "i16"
-        updates = bins.block
-    long = ("plane", "size", "pixels") if variant.wide else ()
-    signature = {
-        name: "constexpr"
-        if name in constants
-        else "*" + pointers[name]
-        if name in pointers
-        else "fp32"
-        if name in ("low", "scale")
-        else "i64"
-        if name in long
-        else "i32"
-        for name in kernel.arg_names
-    }
-    return compile_kernel(kernel, signature, constants, target, warps), updates, warps
-
-
-def compile_combine(target: GPUTarget, masked: bool, normalize: bool) -> Any:
-    """The compiled kernel that weighs the counts."""
-    kernel = _backend().triton_kernels.combine_kernel
-    constants = {"MASKED": masked, "NORMALIZE": normalize, "CELLS": 1024}
-    pointers = {**POINTERS, "totals": "i64", "out": "fp32" if normalize else "i64"}
-    signature = {
-        name: "constexpr" if name in constants else "*" + pointers[name] if name in pointers else "i32"
-        for name in kernel.arg_names
-    }
-    return compile_kernel(kernel, signature, constants, target, 4)
-
-
-def measure(target: str, variant: Variant, **overrides: Any) -> dict[str, Any]:
-    """One row of the table."""
-    compiled, updates, warps = compile_variant(TARGETS[target], variant, **overrides)
-    row = resources(compiled, variant.way)
-    threads = warps * TARGETS[target].warp_size
-    return {
-        "kernel": variant.way,
-        "target": target,
-        "variant": variant.name,
-        **row,
-        "instructions_per_update": round(row["loop"] * threads / updates, 1),
-    }
-
-
-def ways(target: str) -> tuple[Variant, ...]:
-    """The variants that exist for ``target``."""
-    return tuple(v for v in VARIANTS if v.way != "shared" or target.startswith("sm_"))
+def _measure(task: tuple[str, int]) -> list[dict[str, Any]]:
+    target, n = task
+    glcm = codegen_glcm.variants(target)
+    if n < len(glcm):
+        return glcm[n].measure(target)
+    return [codegen_pixels.measure(target, codegen_pixels.VARIANTS[n - len(glcm)])]
 
 
 def table(targets: list[str]) -> list[dict[str, Any]]:
-    """All kernels and variants for ``targets``."""
-    rows = [measure(target, variant) for target in targets for variant in ways(target)]
-    for target in targets:
-        for masked, normalize in ((False, True), (True, True), (False, False)):
-            row = resources(compile_combine(TARGETS[target], masked, normalize))
-            name = ("normalized" if normalize else "sums") + (" masked" if masked else "")
-            rows.append({"kernel": "combine", "target": target, "variant": name, **row})
-        rows += [codegen_pixels.measure(target, variant) for variant in codegen_pixels.VARIANTS]
-    return rows
+    """All kernels and variants for ``targets``, on all processors."""
+    tasks = [
+        (target, n)
+        for target in targets
+        for n in range(len(codegen_glcm.variants(target)) + len(codegen_pixels.VARIANTS))
+    ]
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("fork")) as pool:
+        return [row for rows in pool.map(_measure, tasks) for row in rows]
 
 
 BUDGETS = Path(__file__).with_name("codegen_budgets.json")
@@ -223,7 +77,9 @@ def record(rows: list[dict[str, Any]]) -> None:
     budgets = json.loads(BUDGETS.read_text(encoding="utf-8")) if BUDGETS.exists() else {}
     for row in rows:
         old = budgets.get(_key(row), {})
-        keys = [key for key in ("registers", "shared", "instructions_per_update") if key in row]
+        keys = [
+            key for key in ("registers", "shared", "instructions_per_update", "bin_written", "bin_added") if key in row
+        ]
         budgets[_key(row)] = {key: max(row[key], old.get(key, 0)) for key in keys}
     lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in sorted(budgets.items()))
     BUDGETS.write_text("{\n" + lines + "\n}\n", encoding="utf-8")
@@ -245,12 +101,13 @@ def main() -> int:
         sys.stdout.write(text) if arguments.json == "-" else Path(arguments.json).write_text(text)
         return 0
     print(f"triton {triton.__version__}; instructions of the loop per update, over all threads of a block")
-    print(f"{'target':8} {'kernel':8} {'variant':44} {'registers':>9} {'spills':>6} {'shared':>7} {'per update':>10}")
-    for row in rows:
-        print(
-            f"{row['target']:8} {row['kernel']:8} {row['variant']:44} {row['registers']:9} {row['spills']:6} "
-            f"{row['shared']:7} {row.get('instructions_per_update', ''):>10}"
-        )
+    columns = {"target": 8, "kernel": 9, "variant": 52, "registers": 9, "spills": 6, "shared": 6}
+    columns |= {"instructions_per_update": 10, "bin_written": 8, "bin_added": 6}
+    words = ("target", "kernel", "variant")
+    titles = {"instructions_per_update": "per update", "bin_written": "bin: set", "bin_added": "added"}
+    for row in [{name: titles.get(name, name) for name in columns}, *rows]:
+        cells = [f"{row.get(name, '')!s:{'<' if name in words else '>'}{width}}" for name, width in columns.items()]
+        print(" ".join(cells))
     for message in [message for of_target in messages.values() for message in of_target]:
         print(f"over budget: {message}")
     return 1 if any(messages.values()) else 0

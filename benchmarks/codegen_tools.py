@@ -53,8 +53,9 @@ def compile_kernel(
     return triton.compile(source, target=target, options=options)
 
 
-def resources(compiled: Any, way: str = "") -> dict[str, int]:
-    """Registers, spills, shared bytes and instructions of the loop that counts (of the kernel, if it has none)."""
+def resources(compiled: Any, way: str = "") -> dict[str, Any]:
+    """Registers, spills, shared bytes and instructions of the loop that counts (of the kernel, if it has none), and,
+    for kernels with bins, of a bin cleared and written or added."""
     shared = int(compiled.metadata.shared)
     if "amdgcn" in compiled.asm:
         text = compiled.asm["amdgcn"]
@@ -62,7 +63,7 @@ def resources(compiled: Any, way: str = "") -> dict[str, int]:
         spills = counts["vgpr_spill_count"] + counts["sgpr_spill_count"]
         registers = counts["vgpr_count"] + counts.get("agpr_count", 0)
         lines = re.findall(r"^(\S+):|^\s+([sv]_\w+|ds_\w+|global_\w+|buffer_\w+)(.*)$", text, re.M)
-        return {"registers": registers, "spills": spills, "shared": shared, "loop": _loop(lines, way)}
+        return {"registers": registers, "spills": spills, "shared": shared, **_instructions(Listing(lines), way)}
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
@@ -75,8 +76,16 @@ def resources(compiled: Any, way: str = "") -> dict[str, int]:
         "registers": found["REG"],
         "spills": found["STACK"] + found["LOCAL"],
         "shared": max(shared, found["SHARED"]),
-        "loop": _loop(lines, way),
+        **_instructions(Listing(lines), way),
     }
+
+
+def _instructions(listing: Listing, way: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"loop": listing.counting(way)}
+    if way in ("shared", "packed"):
+        row["bin_written"] = round(listing.per_bin("STG|global_store|buffer_store"), 1)
+        row["bin_added"] = round(listing.per_bin("RED|global_atomic|buffer_atomic"), 1)
+    return row
 
 
 def _output(*command: object) -> str:
@@ -84,8 +93,9 @@ def _output(*command: object) -> str:
 
 
 COUNTING = {
-    "shared": r"ATOMS",
-    "counts": r"RED|global_atomic",
+    "shared": r"ATOMS|ds_add",
+    "packed": r"ATOMS|ds_add",
+    "counts": r"RED|global_atomic|buffer_atomic",
     "product": r"[HIQ]G?MMA|v_mfma|UTC\w*MMA",
     "soft add": r"RED|ATOM|global_atomic",
     "soft pull": r"LDG|global_load",
@@ -93,24 +103,43 @@ COUNTING = {
 """What the loop that counts is known by."""
 
 
-def _loop(lines: list[tuple[str, str, str]], way: str) -> int:
-    """Instructions of the smallest loop that counts: a backward branch to its label and all between."""
-    code = [(instruction, operands) for label, instruction, operands in lines if not label]
-    if way not in COUNTING:
-        return len(code)
-    labels: dict[str, int] = {}
-    position, loops = 0, []
-    for label, instruction, operands in lines:
-        if label:
-            labels[label] = position
-            continue
-        position += 1
-        if "BRA" in instruction or "branch" in instruction:
-            for name, begin in labels.items():
-                if re.search(rf"(?<![\w.$]){re.escape(name)}(?![\w.$])", operands):
-                    loops.append((begin, position))
-    counting = [
-        end - begin for begin, end in loops if any(re.match(COUNTING[way], name) for name, _ in code[begin:end])
-    ]
-    # AMD code branches around masked loads: their loops are not the one over offsets
-    return max(counting, default=0) if way == "soft pull" else min(counting, default=0)
+class Listing:
+    """The instructions of a kernel, and its loops: backward branches to a label and all between."""
+
+    def __init__(self, lines: list[tuple[str, str, str]]):
+        self.code = [instruction for label, instruction, _ in lines if not label]
+        labels: dict[str, int] = {}
+        self.loops: list[list[str]] = []
+        position = 0
+        for label, instruction, operands in lines:
+            if label:
+                labels[label] = position
+                continue
+            position += 1
+            if "BRA" in instruction or "branch" in instruction:
+                for name, begin in labels.items():
+                    if re.search(rf"(?<![\w.$]){re.escape(name)}(?![\w.$])", operands):
+                        self.loops.append(self.code[begin:position])
+
+    def counting(self, way: str) -> int:
+        """Instructions of the smallest loop that counts (of all, if the kernel is not one that counts)."""
+        if way not in COUNTING:
+            return len(self.code)
+        found = [len(loop) for loop in self.loops if _number(loop, COUNTING[way])]
+        # AMD code branches around masked loads: their loops are not the one over offsets
+        return max(found, default=0) if way == "soft pull" else min(found, default=0)
+
+    def per_bin(self, emptied: str) -> float:
+        """Instructions of a bin, cleared and emptied: by writing (``"STG"``, ``"store"``) or by adding."""
+        clearing = [loop for loop in self.loops if _number(loop, "STS") and not _number(loop, "ATOMS|LDS")]
+        emptying = [
+            loop
+            for loop in self.loops
+            if _number(loop, "LDS|ds_read") and _number(loop, emptied) and not _number(loop, "ATOMS|ds_add")
+        ]
+        cleared = min((len(loop) / _number(loop, "STS") for loop in clearing), default=0.0)
+        return cleared + min((len(loop) / _number(loop, "LDS|ds_read") for loop in emptying), default=0.0)
+
+
+def _number(code: list[str], pattern: str) -> int:
+    return sum(bool(re.match(pattern, instruction)) for instruction in code)

@@ -305,6 +305,8 @@ class Machine:
         return value if value.dtype == kind else value.view(kind)
 
     def write(self, name: str, value: Array, mask: Mask) -> None:
+        if name == "_":  # a part that nobody reads
+            return
         kind = self._kind(name)
         if value.dtype != kind:  # loads of narrow integers extend them
             value = value.view(kind) if value.dtype.itemsize == kind.itemsize else value.astype(kind)

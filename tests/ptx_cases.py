@@ -10,7 +10,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -46,24 +45,30 @@ def random_images(shape, seed=0):
 
 def check(images, offsets=OFFSETS, variant="shared", order="together", processors=132, capability=90, **options):
     """Counts equal the reference's, and were made as on a GPU; returns the launches."""
+    from bdg_fast.kernels.mas_glcm import triton
+
     expected = glcm(images, offsets, normalize=False, impl="reference", **options)
-    with on_gpu(order=order, processors=processors, capability=capability) as launches:
+    with (
+        mock.patch.object(triton, "VARIANT", variant),
+        on_gpu(order=order, processors=processors, capability=capability) as launches,
+    ):
         found = glcm(images, offsets, normalize=False, impl="triton", **options)
     assert torch.equal(found, expected)
-    bins = launches.of("bins_kernel")
-    assert all(launch["SHARED"] and launch["num_warps"] == 8 for launch in bins) or variant != "shared"
+    for launch in launches.of("bins_kernel"):
+        assert launch["BINS"] == ("counts" if variant == "counts" else "ptx")
+        assert launch["PACKED"] == (variant == "packed")
     return launches
 
 
-@case([8, 32, 105, 128, 256], ["whole", "masked"])
-def counts(levels, region):
+@case(["shared", "packed"], [8, 32, 105, 128, 256], ["whole", "masked"])
+def counts(variant, levels, region):
     for shape, source in (((2, 3, 9, 47), "gray"), ((1, 1, 12, 11), "laplacian"), ((3, 1, 1, 1), "laplacian")):
         images = random_images(shape)
         mask = random_images((shape[0], *shape[2:]), 1) > 0.2 if region == "masked" else None
         quantizer = "companded" if source == "laplacian" else "uniform"
         options = {"levels": levels, "source": source, "quantizer": quantizer, "mask": mask}
-        launches = check(images, **options)
-        parted = levels > 105
+        launches = check(images, variant=variant, **options)
+        parted = levels > (105 if variant == "shared" else 128)
         assert len(launches.of("order_kernel")) == len(launches.of("bins_kernel")) * parted
         assert len(launches.of("level_kernel")) == (shape[3] > 2)
 
@@ -107,33 +112,30 @@ def sizes(size):
     check(random_images((2, 1, *size)))
 
 
-@case([16, 256])
-def positions_of_64_bits(levels):
+@case(["shared", "packed", "counts", "product"], [16, 256])
+def integers_of_64_bits(variant, levels):
     from bdg_fast.kernels.mas_glcm import triton
 
     work = triton.Work
-    with mock.patch.object(triton, "Work", lambda *arguments: work(*arguments)._replace(reach=2**31)):
-        launches = check(random_images((2, 3, 21, 33)), levels=levels)
-    assert all(launch["WIDE"] for launch in launches.of("bins_kernel"))
+    with mock.patch.object(triton, "Work", lambda *arguments: work(*arguments)._replace(wide=True)):
+        launches = check(random_images((2, 3, 21, 33)), variant=variant, levels=levels)
+    (launch,) = launches.of("product_kernel" if variant == "product" else "bins_kernel")
+    assert launch["WIDE"] and launch["counts"].dtype == torch.int64
 
 
-@case([32, 256])
-def counts_of_64_bits(levels):
-    from bdg_fast.kernels.mas_glcm import triton
-
-    images = random_images((2, 1, 21, 33))
-    with mock.patch.object(triton, "torch", SimpleNamespace(**{**vars(torch), "int32": torch.int64})):
-        launches = check(images, levels=levels, mask=images[:, 0] > 0.1)
-    assert all(launch["counts"].dtype == torch.int64 for launch in launches.of("bins_kernel"))
-
-
-@case([0.0, 0.5, 1.0], [32, 256])
-def flat_images_and_many_pixels_a_thread(content, levels):
+@case(["shared", "packed"], [0.0, 0.5, 1.0], [32, 256])
+def flat_images_and_many_pixels_a_thread(variant, content, levels):
     images = torch.full((1, 1, *((130, 131) if levels == 32 else (70, 71))), content)
-    launches = check(images, [(0, 1), (2, 3)], levels=levels, processors=1 if levels == 32 else 132)
+    launches = check(images, [(0, 1), (2, 3)], variant=variant, levels=levels)
     (launch,) = launches.of("bins_kernel")
-    assert launch["P"] == (4096 if levels == 32 else 1024)
-    assert launch["splits"] > 1
+    assert (launch["P"], launch["num_warps"]) == ((4096, 4) if levels == 32 else (512, 1))
+    assert (launch["splits"] > 1) == (levels == 32)
+
+
+@case(["shared", "packed"])
+def a_program_for_all_of_a_large_matrix(variant):
+    (launch,) = check(random_images((1, 1, 130, 131)), [(3, -1)], variant, processors=1, levels=256).of("bins_kernel")
+    assert (launch["P"], launch["num_warps"], launch["splits"]) == (2048, 4, 1)
 
 
 @case()
@@ -157,19 +159,15 @@ def warps(order, levels):
     check(images, [(0, 1), (3, -2)], levels=levels, order=order, mask=images[:, 0] > 0.1)
 
 
-@case(["counts", "scratch", "product"], [8, 32, 256])
+@case(["counts", "product"], [8, 32, 256])
 def other_ways(variant, levels):
-    from bdg_fast.kernels.mas_glcm import triton
-
     images = random_images((2, 3, 23, 29))
-    order = "backward" if variant == "scratch" and levels < 256 else "together"
-    with mock.patch.object(triton, "VARIANT", variant):
-        for mask in (None, images[:, 0] > 0.1):
-            launches = check(images, variant=variant, levels=levels, mask=mask, order=order)
+    for mask in (None, images[:, 0] > 0.1):
+        launches = check(images, variant=variant, levels=levels, mask=mask)
     assert len(launches.of("product_kernel")) == (variant == "product")
 
 
-del CASES["other ways product 256"]  # products stop at 32 levels
+del CASES["other ways product 256"], CASES["integers of 64 bits product 256"]  # products stop at 32 levels
 
 
 @case([80, 100], [32, 128])
@@ -208,7 +206,7 @@ def a_missing_barrier_is_caught(levels):
             return text[: barriers[missing].start()] + text[barriers[missing].end() :]
 
         with on_gpu(rewrite=without), pytest.raises(ptx.PtxError, match="race"):
-            glcm(random_images((1, 1, 47, 51)), [(0, 1)], levels=levels, normalize=False, impl="triton")
+            glcm(random_images((1, 1, 130, 131)), [(0, 1)], levels=levels, normalize=False, impl="triton")
 
 
 @case()
@@ -216,9 +214,14 @@ def a_level_image_too_small_is_caught():
     import ptx
     from bdg_fast.kernels.mas_glcm import triton
 
-    plane = triton._plane
+    plan = triton.plan_bins
+
+    def short(*arguments):
+        bins = plan(*arguments)
+        return bins._replace(plane=bins.plane - 1024)
+
     with (
-        mock.patch.object(triton, "_plane", lambda work, block: plane(work, block) - 16),
+        mock.patch.object(triton, "plan_bins", short),
         pytest.raises(ptx.PtxError, match=r"ld\.global.*out of bounds"),
         on_gpu(),
     ):

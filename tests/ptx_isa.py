@@ -452,8 +452,24 @@ def _mma(*words: str) -> Run:
     return run
 
 
+def _dot(bytes_each: int, *words: str) -> Run:
+    """``d = c + sum of a_i b_i``: of the four bytes of each, or of the two halves of ``a`` and low bytes of ``b``."""
+    if words != ("lo",) * (bytes_each == 2) + ("u32", "u32"):
+        raise ValueError(words)
+
+    def run(machine: Machine, operands: tuple[Any, ...], mask: Mask) -> None:
+        a, b, c = (machine.read(operand, B32).astype(np.uint32) for operand in operands[1:])
+        for i in range(4 // bytes_each):
+            one = a >> np.uint32(8 * bytes_each * i) & np.uint32(256**bytes_each - 1)
+            c = c + one * (b >> np.uint32(8 * i) & np.uint32(255))
+        machine.write(operands[0], c, mask)
+
+    return run
+
+
 COMPOUND: dict[str, Callable[..., Run]] = {
     "setp": _setp, "cvt": _cvt, "mov": _mov, "ld": _ld, "st": _st, "red": _red, "atom": _red, "shfl": _shfl,
     "redux": _redux, "vote": _vote, "bar": _warp_barrier, "mma": _mma,
+    "dp4a": partial(_dot, 1), "dp2a": partial(_dot, 2),
     "ldmatrix": partial(_matrix, False), "stmatrix": partial(_matrix, True),
 }  # fmt: skip

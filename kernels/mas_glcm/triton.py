@@ -13,78 +13,64 @@ from torch import Tensor
 
 from . import triton_bins, triton_kernels
 from .spec import Plan, Request, float_scale, make_plan
-from .triton_tables import PER_COLUMN, blocks_for, columns_for, tables_for, threshold_table
+from .triton_plan import (
+    CHOICE,
+    MOST_PACKED,
+    SMALL,
+    SPARSE,
+    BinsConfig,
+    Launch,
+    bins_config,
+    cells_for,
+    class_of,
+    launch_for,
+    product_config,
+    words_for,
+)
+from .triton_tables import PER_COLUMN, columns_for, entries_for, tables_for, threshold_table
 
 VARIANT: str | None = None
-"""Overrides :func:`variant_for`, for tests and benchmarks: ``"shared"``, ``"counts"``, ``"scratch"`` (the bins of
-`triton_bins.py`) or ``"product"``."""
+"""Overrides :func:`variant_for`, for tests and benchmarks: "shared", "packed", "counts" or "product"."""
 
 THROUGH_SHARED = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
 """Older compilers repeat a cheap quantization in every lane, six times the instructions, unless it passes through
 shared memory (benchmarks/notes.md)."""
-BINS = 11 * 1024
-"""Most bins (int32) of a program: static shared memory ends at 48 KiB, of which the driver keeps one."""
-MOST_GROUPS = 32
-"""Most groups of a program."""
 HELD_BYTES = 1 << 28
 """Counts, and levels, held at a time; larger batches run in pieces."""
+LEVEL_BLOCK = 1024
+"""Pixels of a program of `level_kernel`."""
+ORDER_BLOCK, FIELD = 512, 10
+"""Pixels of a program of `order_kernel`, and bits for their number: there are at most six parts."""
+AHEAD = 4
+"""Matrices that `combine_kernel` waits for together."""
 
 
-class ProductConfig(NamedTuple):
-    """How `product_kernel` is specialized for a number of levels."""
-
-    block: int  # pixels of a step
-    columns: int  # columns of a program
-    side: int  # rows and columns of a tile: levels rounded up to a power of two
-    warps: int
-
-
-class BinsConfig(NamedTuple):
-    """How `bins_kernel` is specialized for a number of levels."""
-
-    groups: int  # most groups of a program
-    parts: int = 0  # of a matrix too large for a program; 0: whole
-    rows: int = 0  # of a part
-    block: int = 4096  # pixels of a step
-    tile: int = 1024  # bins cleared and emptied at a time
-    warps: int = 8
+def family_of(device: torch.device) -> str:
+    """The kind of GPU, as `CHOICE` has it: "nvidia" (which the interpreter follows on the CPU), "gfx9" or "other"."""
+    if device.type != "cuda" or torch.version.hip is None:
+        return "nvidia"
+    name = str(torch.cuda.get_device_properties(device).gcnArchName)
+    return "gfx9" if name.startswith("gfx9") else "other"
 
 
-def variant_for(levels: int, device: torch.device) -> str:
-    """The way to count, by instructions per update (``python -m benchmarks.codegen``; benchmarks/notes.md)."""
+def variant_for(levels: int, pixels: int, device: torch.device) -> str:
+    """The way to count images of so many pixels."""
     if VARIANT is not None:
         return VARIANT
-    if device.type != "cuda":
-        return "scratch"
-    if torch.version.hip is None:
-        return "shared"
-    return "product" if levels <= 32 else "counts"
+    family = family_of(device)
+    if family == "other":
+        return "counts"
+    if family == "nvidia" and (levels + 1) ** 2 > SPARSE * pixels:
+        return "counts"  # clearing and emptying bins would cost more than counting
+    return CHOICE[family, class_of(levels)].way
 
 
-def product_config(levels: int) -> ProductConfig:
-    """Chosen by instructions per update without spills.
-
-    ``block * columns`` must not fall below the number of threads, or the compiler repeats the quantization
-    in several of them.
-    """
-    side = max(16, triton.next_power_of_2(levels))
-    return ProductConfig(block=64, columns=4, side=side, warps=4)
-
-
-def bins_config(levels: int, variant: str) -> BinsConfig:
-    """As many whole matrices as fit the bins of a program, or as many rows of one."""
-    side = levels + 1
-    if variant == "counts":
-        return BinsConfig(groups=MOST_GROUPS)
-    if side * side <= BINS:
-        return BinsConfig(groups=min(BINS // (side * side), MOST_GROUPS))
-    parts = -(-levels // (BINS // side))
-    return BinsConfig(groups=1, parts=parts, rows=-(-levels // parts))
-
-
-def bins_of(levels: int, config: BinsConfig) -> int:
-    """Bins (int32) of a program: those in use are cleared a tile at a time."""
-    return -(-config.groups * (config.rows or levels + 1) * (levels + 1) // config.tile) * config.tile
+def _place(way: str, device: torch.device) -> str:
+    """`bins_kernel`'s ``BINS``."""
+    if way == "counts":
+        return way
+    family = family_of(device)
+    return "memory" if device.type != "cuda" or family == "other" else "gfx9" if family == "gfx9" else "ptx"
 
 
 @lru_cache(maxsize=256)
@@ -96,13 +82,6 @@ def _reach(plan: Plan, height: int, width: int) -> tuple[int, int]:
 
 def _processors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count) if device.type == "cuda" else 2
-
-
-def _pixels_per_program(size: int, programs_each: int, batch: int, block: int, most: int, device: torch.device) -> int:
-    """Enough programs to fill the machine, yet enough pixels each to outweigh writing the matrices."""
-    splits = max(1, min(size // 2048, 16 * _processors(device) // max(batch * programs_each, 1)))
-    pixels = min(-(-size // splits), most)
-    return max(-(-pixels // block), 1) * block
 
 
 class Work(NamedTuple):
@@ -121,7 +100,7 @@ class Work(NamedTuple):
     masked: bool
     thresholds: Tensor
     steps: int
-    reach: int  # largest distance between two pixels of an image in memory, in elements
+    wide: bool  # positions within an image, or counts, need 64 bits
 
 
 def _count_products(work: Work, images: Tensor, marks: Tensor, counts: Tensor) -> None:
@@ -133,7 +112,9 @@ def _count_products(work: Work, images: Tensor, marks: Tensor, counts: Tensor) -
     blocks = len(table) // config.columns
     # a float32 sum is exact below 2**24, and each pixel adds at most PER_COLUMN to it
     most = (1 << 24) // PER_COLUMN - config.block
-    pixels = _pixels_per_program(size, blocks, len(images), config.block, most, device)
+    # enough programs to fill the machine, yet enough pixels each to outweigh adding the matrices
+    splits = max(1, min(size // 2048, 16 * _processors(device) // (len(images) * blocks)))
+    pixels = max(triton.cdiv(min(triton.cdiv(size, splits), most), config.block), 1) * config.block
     splits = triton.cdiv(size, pixels)
     triton_kernels.product_kernel[(len(images) * splits, blocks)](
         images,
@@ -156,7 +137,7 @@ def _count_products(work: Work, images: Tensor, marks: Tensor, counts: Tensor) -
         LAPLACIAN=work.laplacian,
         STEPS=work.steps,
         MASKED=work.masked,
-        WIDE=max(work.reach, size + pixels) >= 2**31,
+        WIDE=work.wide,
         P=config.block,
         COLUMNS=config.columns,
         SIDE=config.side,
@@ -168,113 +149,164 @@ def _count_products(work: Work, images: Tensor, marks: Tensor, counts: Tensor) -
     )
 
 
-def _count_bins(work: Work, images: Tensor, marks: Tensor, counts: Tensor, variant: str) -> None:
-    """Add the counts of a piece of the batch to ``counts [images, groups, side, side]``, one by one in bins."""
-    config, device, side = bins_config(work.levels, variant), images.device, work.levels + 1
-    if device.type != "cuda":  # the interpreter pays by the operation, not by the element
-        config = config._replace(block=8192, tile=1 << 14)
-    pitch = work.width + _reach(work.plan, work.height, work.width)[1]
-    size = work.height * pitch
-    tables = blocks_for(work.request, work.weighting, config.groups, device)
-    blocks = len(tables.firsts) - 1
-    programs = blocks * max(config.parts, 1)
-    if len(images) * programs * size < 4 * config.block * _processors(device):
-        config = config._replace(block=1024)  # more programs of fewer pixels a thread
-    plane = _plane(work, config.block)
-    most = (2**31 - 1) // max(len(group.offsets) for group in work.plan.groups) - config.block  # bins are int32
-    pixels = _pixels_per_program(size, programs, len(images), config.block, most, device)
-    splits = triton.cdiv(size, pixels)
-    room = bins_of(work.levels, config)
-    wide = max(work.reach, plane + config.block) >= 2**31
-    index = torch.int64 if wide else torch.int32
+class Bins(NamedTuple):
+    """How one call counts in bins, for a piece of ``batch`` images."""
 
-    level = torch.empty((len(images), plane), dtype=torch.uint8 if side <= 256 else torch.int16, device=device)
-    totals, placed = torch.zeros((2, len(images), max(config.parts, 1)), dtype=index, device=device)
-    order = torch.empty((len(images), size) if config.parts else (1, 1), dtype=index, device=device)
-    scratch = counts
-    if variant == "scratch":
-        scratch = torch.empty(len(images) * splits * programs * room, dtype=torch.int32, device=device)
-    triton_bins.level_kernel[(triton.cdiv(plane, 1024), len(images))](
+    config: BinsConfig
+    launch: Launch
+    place: str
+    packed: bool
+    border: int  # of a row of a plane
+    pitch: int  # width and border
+    size: int  # elements that count as first pixels
+    plane: int  # elements of an image
+    room: int  # words that a program clears
+
+
+def bins_constants(config: BinsConfig, place: str, packed: bool, word: int, wide: bool) -> dict[str, object]:
+    """What `bins_kernel` is specialized for."""
+    shared = place == "ptx"
+    return {
+        "DECLARE": triton_bins.declare(4 * config.room) if shared else "",
+        "ADD": triton_bins.add(1 if config.parts else word, packed) if shared else "",
+        "BINS": place,
+        "PACKED": packed,
+        "PARTS": config.parts > 0,
+        "WORD": word,
+        "WIDE": wide,
+        "ROOM": config.room if place == "gfx9" else 0,
+        "TILE": config.tile,
+        "P": config.block,
+    }
+
+
+def plan_bins(work: Work, batch: int, variant: str, device: torch.device) -> Bins:
+    """All of a launch but the tensors."""
+    groups = work.plan.groups
+    most = max(len(group.offsets) for group in groups)
+    packed = variant == "packed" and most <= MOST_PACKED
+    way = "shared" if variant == "packed" and not packed else variant
+    place = _place(way, device)
+    below, border = _reach(work.plan, work.height, work.width)
+    pitch = -(-(work.width + border) // 4) * 4
+    size = work.height * pitch
+    small = size < SMALL and not work.wide and device.type == "cuda"
+    config = bins_config(work.levels, way, small, place == "gfx9")
+    if device.type != "cuda":  # the interpreter pays by the operation, not by the element
+        config = config._replace(block=2048, tile=1 << 14)
+    limit = (65535 if packed else 2**31 - 1) // most // config.block * config.block
+    offsets = sum(len(group.offsets) for group in groups)
+    if device.type == "cuda":
+        launch = launch_for(config, work.levels + 1, batch, size, len(groups), offsets, limit, _processors(device))
+    else:
+        pixels = -(-size // (2 * config.block)) * config.block
+        launch = Launch(-(-size // pixels), -(-len(groups) // config.groups), pixels)
+    end = -(-size // config.block) * config.block + below * pitch + border + 4  # the last word's neighbour
+    plane = -(-end // LEVEL_BLOCK) * LEVEL_BLOCK
+    each = -(-len(groups) // launch.blocks)
+    return Bins(
+        config=config,
+        launch=launch,
+        place=place,
+        packed=packed,
+        border=border,
+        pitch=pitch,
+        size=size,
+        plane=plane,
+        room=words_for(each, config.half, work.levels + 1, config.parts, config.tile) if config.room else 0,
+    )
+
+
+def _count_bins(work: Work, bins: Bins, images: Tensor, marks: Tensor, counts: Tensor) -> None:
+    """Count a piece of the batch into ``counts [images, groups, side, side]``, pair by pair in bins."""
+    config, launch, device, side = bins.config, bins.launch, images.device, work.levels + 1
+    index = torch.int64 if work.wide else torch.int32
+    parts = max(config.parts, 1)
+    word = 4 if side <= 256 else 2
+    level = torch.empty((len(images), bins.plane), dtype=torch.uint8 if word == 4 else torch.int16, device=device)
+    strides = images.stride()
+    aligned = not work.laplacian and strides[3] == 1 and not any(n % 4 for n in (work.width, *strides[:3]))
+    triton_bins.level_kernel[(bins.plane // LEVEL_BLOCK, len(images))](
         images,
         marks,
         work.thresholds,
         level,
-        totals,
-        plane,
-        pitch,
+        bins.plane,
+        bins.pitch,
         work.height,
         work.width,
         work.levels,
         work.low,
         work.scale,
-        *images.stride(),
+        *strides,
         marks.stride(0),
         marks.stride(1),
         CHANNELS=work.channels,
         LAPLACIAN=work.laplacian,
         STEPS=work.steps,
         MASKED=work.masked,
-        WIDE=wide,
-        PARTS=config.parts,
-        ROWS=config.rows,
-        P=1024,
+        ALIGNED=aligned,
+        WIDE=work.wide,
+        P=LEVEL_BLOCK,
         num_warps=4,
         num_stages=1,
         enable_fp_fusion=False,
     )
+    placed, order = level, level  # not read
     if config.parts:
-        triton_bins.order_kernel[(triton.cdiv(size, 1024), len(images))](
+        placed = torch.zeros((len(images), parts), dtype=index, device=device)
+        order = torch.empty((len(images), parts, bins.size), dtype=index, device=device)
+        triton_bins.order_kernel[(triton.cdiv(bins.size, ORDER_BLOCK), len(images))](
             level,
-            totals,
             placed,
             order,
-            plane,
-            size,
+            bins.plane,
+            bins.size,
             work.levels,
-            WIDE=wide,
-            PARTS=config.parts,
-            ROWS=config.rows,
-            P=1024,
-            num_warps=4,
+            config.half * (2 if bins.packed else 1),
+            parts,
+            FIELD=FIELD,
+            WIDE=work.wide,
+            P=ORDER_BLOCK,
+            num_warps=2,
             num_stages=1,
             enable_fp_fusion=False,
         )
-    triton_bins.bins_kernel[(len(images) * splits, blocks, max(config.parts, 1))](
+    grid = (len(images) * launch.splits, launch.blocks, parts)
+    scratch = counts
+    if bins.place == "memory":
+        scratch = torch.empty(grid[0] * grid[1] * grid[2] * bins.room, dtype=torch.int32, device=device)
+    triton_bins.bins_kernel[grid](
         level,
-        *tables,
+        level.view(torch.int32),
+        *entries_for(work.request, work.weighting, device, *_needed(work)),
         counts,
         scratch,
-        totals,
+        placed,
         order,
-        plane,
-        pitch,
-        work.height,
-        work.width,
-        splits,
-        pixels,
-        size,
+        bins.plane,
+        bins.pitch,
+        launch.splits,
+        launch.pixels,
+        bins.size,
         len(work.plan.groups),
+        launch.blocks,
+        parts,
         side,
-        room,
-        DECLARE=triton_bins.declare(4 * room) if variant == "shared" else "",
-        SHARED=variant == "shared",
-        BINNED=variant != "counts",
-        PARTS=config.parts,
-        WIDE=wide,
-        ROWS=config.rows,
-        TILE=config.tile,
-        P=config.block,
+        config.half,
+        bins.room,
+        0,
+        **bins_constants(config, bins.place, bins.packed, word, work.wide),
         num_warps=config.warps,
         num_stages=1,
         enable_fp_fusion=False,
     )
 
 
-def _plane(work: Work, block: int) -> int:
-    """Elements of a level image: its rows with their borders in whole blocks, and what the offsets reach beyond."""
-    below, border = _reach(work.plan, work.height, work.width)
-    pitch = work.width + border
-    return -(-work.height * pitch // block) * block + -(-(below * pitch + border) // 16) * 16
+def _needed(work: Work) -> tuple[int, int]:
+    """The image's height and width, or less that leaves out no other offsets: few distinct ones."""
+    below, border = work.plan.reach
+    return min(work.height, below + 1), min(work.width, border + 1)
 
 
 def glcm(
@@ -304,29 +336,36 @@ def glcm(
     table, steps = threshold_table(tuple(thresholds), device)
     lo, scale = float_scale(low, high)
     reach = sum((size - 1) * abs(stride) for size, stride in zip(images.shape[1:], images.stride()[1:], strict=True))
+    most = max((len(group.offsets) for group in plan.groups), default=1) * h * w
+    below, border = _reach(plan, h, w)
+    wide = max(reach, most, 2 * (h + below + 1) * (w + border + 4) + (1 << 16)) >= 2**31
     work = Work(
-        request, weighting, plan, levels, lo, scale, h, w, channels, laplacian, mask is not None, table, steps, reach
+        request, weighting, plan, levels, lo, scale, h, w, channels, laplacian, mask is not None, table, steps, wide
     )  # fmt: skip
-    variant = variant_for(levels, device)
+    variant = variant_for(levels, h * w, device)
+    integer = torch.int64 if work.wide else torch.int32
     side = levels if variant == "product" else levels + 1  # bins have a row and a column of what does not count
     held = groups * side * side * 8
-    if variant != "product":
-        held = max(held, 6 * _plane(work, 8192))
-    cells = 1024 if device.type == "cuda" else 1 << 16
-    most = max((len(group.offsets) for group in plan.groups), default=1) * h * w
+    if variant != "product" and h * w:
+        bins = plan_bins(work, 1, variant, device)
+        held = max(held, bins.plane * (2 + 8 * bins.config.parts))
+    cells = cells_for(levels) if device.type == "cuda" else 1 << 16
     valid = images if mask is None else mask.contiguous().view(torch.uint8)
 
     step = max(1, min(HELD_BYTES // held, 65535))
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
         for b in range(0, batch, step):
             part, marks = images[b : b + step], valid[b : b + step]
-            counts = torch.zeros(
-                (len(part), groups, side, side), dtype=torch.int32 if most < 2**31 else torch.int64, device=device
-            )
-            if h * w and variant == "product":
-                _count_products(work, part, marks, counts)
-            elif h * w:
-                _count_bins(work, part, marks, counts, variant)
+            counts_shape = (len(part), groups, side, side)
+            if h * w and variant != "product":
+                bins = plan_bins(work, len(part), variant, device)
+                written = bins.launch.splits == 1 and bins.place != "counts"  # not added to
+                counts = (torch.empty if written else torch.zeros)(counts_shape, dtype=integer, device=device)
+                _count_bins(work, bins, part, marks, counts)
+            else:
+                counts = torch.zeros(counts_shape, dtype=integer, device=device)
+                if h * w:
+                    _count_products(work, part, marks, counts)
             pairs = counts[:, :, :levels, :levels].sum((2, 3)) if mask is not None else counts
             triton_kernels.combine_kernel[(len(part) * request.slot_count, triton.cdiv(levels * levels, cells))](
                 counts,
@@ -344,6 +383,7 @@ def glcm(
                 MASKED=mask is not None,
                 NORMALIZE=normalize,
                 CELLS=cells,
+                AHEAD=AHEAD if device.type == "cuda" else 1,
                 # one rounding per product, as the other backends have it
                 num_warps=4,
                 enable_fp_fusion=False,

@@ -235,12 +235,13 @@ def combine_kernel(
     MASKED: tl.constexpr,
     NORMALIZE: tl.constexpr,
     CELLS: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):
     """``out[b, slot] = sum of times * (C or C^T)``, divided by pairs and matrices if ``NORMALIZE``.
 
     Grid: (images * slots, blocks of cells). ``uses`` int32 ``[n, 5]``: group, transposed, times, and ``dy, dx``
     of the group; ``counts`` int32 or int64 ``[images, groups, side, side]``; ``starts [slots + 1]`` tells which
-    are a slot's.
+    are a slot's. ``AHEAD`` uses are read at a time.
     """
     b = (tl.program_id(0) // slots).to(tl.int64)
     slot = tl.program_id(0) % slots
@@ -249,20 +250,25 @@ def combine_kernel(
     inside = cell < levels * levels
     mean = tl.zeros((CELLS,), tl.float64)
     total = tl.zeros((CELLS,), tl.int64)
-    for use in range(tl.load(starts + slot), tl.load(starts + slot + 1)):
-        group = tl.load(uses + 5 * use)
-        times = tl.load(uses + 5 * use + 2).to(tl.int64)
-        at = tl.where(tl.load(uses + 5 * use + 1) != 0, j * side + i, i * side + j)
-        count = tl.load(counts + (b * groups + group) * side * side + at, mask=inside, other=0).to(tl.int64)
-        if NORMALIZE:
-            if MASKED:
-                n = tl.load(pairs + b * groups + group)
+    end = tl.load(starts + slot + 1)
+    for first in range(tl.load(starts + slot), end, AHEAD):
+        for n in tl.static_range(AHEAD):  # these wait for memory together
+            use = uses + 5 * (first + n)
+            given = first + n < end
+            group = tl.load(use, mask=given, other=0)
+            times = tl.load(use + 2, mask=given, other=0).to(tl.int64)
+            at = tl.where(tl.load(use + 1, mask=given, other=0) != 0, j * side + i, i * side + j)
+            matrix = counts + (b * groups + group) * side * side
+            count = tl.load(matrix + at, mask=cell < tl.where(given, levels * levels, 0), other=0).to(tl.int64)
+            if NORMALIZE:
+                if MASKED:
+                    size = tl.load(pairs + b * groups + group)
+                else:
+                    h = tl.maximum(height - tl.load(use + 3, mask=given, other=0), 0).to(tl.int64)
+                    size = h * tl.maximum(width - tl.load(use + 4, mask=given, other=0), 0)
+                weight = times.to(tl.float64) / tl.maximum(size * tl.load(totals + slot), 1).to(tl.float64)
+                mean += weight * count.to(tl.float64)
             else:
-                h = tl.maximum(height - tl.load(uses + 5 * use + 3), 0).to(tl.int64)
-                n = h * tl.maximum(width - tl.load(uses + 5 * use + 4), 0)
-            weight = times.to(tl.float64) / tl.maximum(n * tl.load(totals + slot), 1).to(tl.float64)
-            mean += weight * count.to(tl.float64)
-        else:
-            total += times * count
+                total += times * count
     target = out + tl.program_id(0).to(tl.int64) * levels * levels + cell
     tl.store(target, mean.to(tl.float32) if NORMALIZE else total, mask=inside)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -33,12 +32,11 @@ class Tables(NamedTuple):
     totals: Tensor  # int64 [slots]
 
 
-class Blocks(NamedTuple):
-    """Offsets in blocks of groups, for `bins_kernel`."""
+class Entries(NamedTuple):
+    """Offsets by group, for `bins_kernel`."""
 
-    entries: Tensor  # int32 [offsets, 3]: group within its block, dy, dx
-    starts: Tensor  # int32 [blocks + 1], of entries
-    firsts: Tensor  # int32 [blocks + 1], of groups
+    entries: Tensor  # int32 [offsets, 3]: group, dy, dx
+    starts: Tensor  # int32 [groups + 1], of entries
 
 
 def kept(device: torch.device, make: Callable[[], T]) -> T:
@@ -85,17 +83,16 @@ def tables_for(request: Request, weighting: str, device: torch.device) -> Tables
 
 
 @cache
-def blocks_for(request: Request, weighting: str, most: int, device: torch.device) -> Blocks:
-    """The fewest blocks of at most ``most`` groups, of nearly equal numbers of groups."""
-    groups = make_plan(request, weighting).groups
-    count = -(-len(groups) // most)
-    firsts = [len(groups) * block // count for block in range(count + 1)]
+def entries_for(
+    request: Request, weighting: str, device: torch.device, height: int = NOWHERE + 1, width: int = NOWHERE + 1
+) -> Entries:
+    """The offsets that lie within a ``height x width`` image."""
     entries, starts = [], [0]
-    for first, last in pairwise(firsts):
-        for g in range(first, last):
-            entries += [[g - first, *_within(dy, dx)] for dy, dx in groups[g].offsets]
+    for g, group in enumerate(make_plan(request, weighting).groups):
+        offsets = [_within(dy, dx) for dy, dx in group.offsets]
+        entries += [[g, dy, dx] for dy, dx in offsets if dy < height and abs(dx) < width]
         starts.append(len(entries))
-    return kept(device, lambda: Blocks(_int32(entries, device), _int32(starts, device), _int32(firsts, device)))
+    return kept(device, lambda: Entries(_int32(entries or [[0, 0, 0]], device), _int32(starts, device)))
 
 
 @cache

@@ -7,13 +7,13 @@ import triton
 from torch import Tensor
 
 from ..mas_glcm.spec import Request
-from ..mas_glcm.triton_tables import blocks_for, kept
+from ..mas_glcm.triton_tables import entries_for, kept
 from ..pixelwise.triton import on
 from . import triton_kernels
 from .weights import combine, plan_for, spread, weights
 
-ALL = 1 << 30
-"""Groups of a block: one block takes them all."""
+ADD_BLOCK, PULL_BLOCK = 256, 128
+"""Pixels of a program."""
 HELD_BYTES = 1 << 28
 """Sums held at a time; larger batches run in pieces."""
 UNIT = 1 << 30
@@ -31,8 +31,8 @@ def forward(position: Tensor, mask: Tensor | None, request: Request, levels: int
     batch, height, width = position.shape
     device = position.device
     plan = plan_for(request, mask, normalize)
-    entries = blocks_for(request, _weighting(mask, normalize), ALL, device).entries
-    block = 256 if device.type == "cuda" else 4096  # the interpreter pays by the operation
+    entries = entries_for(request, _weighting(mask, normalize), device).entries
+    block = ADD_BLOCK if device.type == "cuda" else 4096  # the interpreter pays by the operation
     each = 8 if device.type == "cuda" else len(entries)  # offsets of a program: many programs for small batches
     out = position.new_empty((batch, request.slot_count, levels, levels))
     step = max(1, min(HELD_BYTES // (len(plan.groups) * levels * levels * 16), 65535))
@@ -74,8 +74,8 @@ def backward(
     batch, height, width = position.shape
     device = position.device
     plan = plan_for(request, mask, normalize)
-    entries = blocks_for(request, _weighting(mask, normalize), ALL, device).entries
-    block = 128 if device.type == "cuda" else 4096
+    entries = entries_for(request, _weighting(mask, normalize), device).entries
+    block = PULL_BLOCK if device.type == "cuda" else 4096
     found = torch.empty_like(position)
     step = max(1, min(HELD_BYTES // (len(plan.groups) * levels * levels * 16), 65535))
     with on(device):
