@@ -36,6 +36,8 @@ class Variant(NamedTuple):
 
 FLAGS = {"": "i32", " 64-bit": "i64"}
 """Type of counts and of positions."""
+LEVELS = (8, 16, 32, 64, 105, 128, 255, 256)
+"""The largest of each specialization: the classes of `triton_plan.py`, and the last number that fits a byte."""
 
 
 def _long(index: str, *names: str) -> dict[str, Type]:
@@ -44,37 +46,27 @@ def _long(index: str, *names: str) -> dict[str, Type]:
 
 def bins(target: str) -> list[Variant]:
     """`bins_kernel` for every class of levels, of image sizes and of integers; equal ones together."""
-    backend, plan = _module("mas_glcm.triton"), _module("mas_glcm.triton_plan")
+    backend, plan = _module("mas_glcm.triton_launch"), _module("mas_glcm.triton_plan")
     gfx9 = not target.startswith("sm_")
     found: dict[str, Variant] = {}
     for way in plan.WAYS:
         if way == "product":
             continue
         place = "counts" if way == "counts" else "gfx9" if gfx9 else "ptx"
-        for levels in plan.CLASSES:
-            for small in (False, True)[: 1 if place == "gfx9" else 2]:
+        for levels in LEVELS:
+            for small in (False, True):
                 config = plan.bins_config(levels, way, small, place == "gfx9")
                 word, level = (4, "*u8") if levels < 256 else (2, "*i16")
                 for flag, index in list(FLAGS.items())[: 1 if small else 2]:
                     wide = index == "i64"
                     constants = backend.bins_constants(config, place, way == "packed", word, wide)
                     types = {"level": level, "words": "*i32", "entries": "*i32", "starts": "*i32"}
-                    types |= {
-                        "counts": f"*{index}",
-                        "scratch": f"*{index}",
-                        "placed": f"*{index}",
-                        "order": f"*{index}",
-                    }
+                    types |= dict.fromkeys(("counts", "scratch", "placed", "order"), f"*{index}")
                     types |= _long(index, "plane", "pixels", "size")
-                    variant = Variant(
-                        way,
-                        (f"{levels} levels{' small' * small}{flag}",),
-                        backend.triton_bins.bins_kernel,
-                        constants,
-                        types,
-                        config.warps,
-                        config.block,
-                    )
+                    name = f"{levels} levels{' small' * small}{flag}"
+                    function = backend.triton_bins.bins_kernel
+                    variant = Variant(way, (name,), function, constants, types, config.warps, config.block)
+                    # the level image is read by words alone, unless pixels are listed by part
                     key = repr((way, constants, types if config.parts else {**types, "level": ""}, config.warps))
                     names = found[key].names if key in found else ()
                     found[key] = variant._replace(names=names + variant.names)
@@ -83,7 +75,7 @@ def bins(target: str) -> list[Variant]:
 
 def products() -> list[Variant]:
     """`product_kernel` for up to 32 levels, and all that its quantization can be."""
-    backend, plan = _module("mas_glcm.triton"), _module("mas_glcm.triton_plan")
+    backend, plan = _module("mas_glcm.triton_launch"), _module("mas_glcm.triton_plan")
     variants = []
     for levels, dtype, channels, source, flags in (
         (16, "u8", 1, "gray", ""),  # and less
@@ -128,7 +120,7 @@ def _quantized(levels: int, dtype: str, channels: int, source: str, flags: str) 
 
 def levels_and_order() -> list[Variant]:
     """`level_kernel` for every type and layout of images, and `order_kernel`."""
-    backend = _module("mas_glcm.triton")
+    backend = _module("mas_glcm.triton_launch")
     variants = []
     for levels, dtype, channels, source, flags in (
         *((32, dtype, 3, "gray", "") for dtype in ("u8", "u16", "fp16", "bf16", "fp32")),

@@ -23,15 +23,10 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICE, SIDE = "cuda", 256
-CASES = (
-    *(("natural", batch, levels) for levels in (32, 64, 8, 16, 128, 256) for batch in (64, 1)),
-    *((content, 64, levels) for content in ("flat", "noise") for levels in (32, 256)),
-)
-"""Content, images, levels; the most telling first, should time run out."""
 SOFT_CASES = ((8, 32), (1, 32))
 TIMEOUT_TESTS = 240
 # test_glcm_oracle skips itself without scikit-image
-GPU_FILES = ("gpu", "gpu_sampler", "noise", "triton", "soft", "glcm_errors", "glcm_oracle")
+GPU_FILES = ("gpu", "gpu_sampler", "noise", "triton", "soft", "local", "glcm_errors", "glcm_oracle")
 GPU_TESTS = tuple(f"tests/test_{name}.py" for name in GPU_FILES)
 
 
@@ -69,85 +64,14 @@ def copy_bandwidth() -> float:
     return 2 * source.numel() / (time_ms(lambda _: target.copy_(source))["ms"] * 1e-3)
 
 
-def inputs(content: str, batch: int) -> list[torch.Tensor]:
-    """Four sets of gray uint8 images ``[batch, SIDE, SIDE]``."""
-    from .conftest import photographs
-
-    shape = (batch, SIDE, SIDE)
-    if content == "natural":
-        images = torch.from_numpy(photographs(batch + 3, SIDE))
-        return [images[shift : shift + batch].to(DEVICE) for shift in range(4)]
-    if content == "noise":
-        generator = torch.Generator().manual_seed(0)
-        return [torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).to(DEVICE) for _ in range(4)]
-    return [torch.full(shape, 40 * shift, dtype=torch.uint8, device=DEVICE) for shift in range(4)]
-
-
-def time_way(way: str, images: list[torch.Tensor], levels: int) -> dict[str, float] | str:
-    """Time one way to count, whichever is chosen by default; or tell why it does not run."""
-    from bdg_fast import mas_glcm
-    from bdg_fast.kernels.mas_glcm import triton as backend
-
-    if (way == "product" and levels > 32) or (way == "shared" and torch.version.hip is not None):
-        return "does not exist"
-    backend.VARIANT = way
-    try:
-        if not torch.equal(mas_glcm(images[0], levels=levels), mas_glcm(images[0], levels=levels, impl="reference")):
-            torch.testing.assert_close(
-                mas_glcm(images[0], levels=levels),
-                mas_glcm(images[0], levels=levels, impl="reference"),
-                rtol=3e-7,
-                atol=0,
-            )
-        return time_ms(lambda turn: mas_glcm(images[turn], levels=levels, impl="triton"))
-    except Exception as error:  # told in the report; the other ways are still timed
-        return f"{type(error).__name__}: {error}"
-    finally:
-        backend.VARIANT = None
-
-
-def glcm_cases(deadline: float) -> tuple[list[dict[str, Any]], list[str]]:
-    """Time mas_glcm and the batched torch formulations; returns the rows and what there was no time for."""
-    from bdg_fast import mas_glcm
-
-    from . import peers
-
-    distinct = len(set(peers.OFFSETS))
-    rows, left_out = [], []
-    for content, batch, levels in CASES:
-        name = f"{content}, {batch} x {SIDE} x {SIDE}, {levels} levels"
-        if time.monotonic() > deadline:
-            left_out.append(name)
-            continue
-        sets = inputs(content, batch)
-        expected = mas_glcm(sets[0][:, None].cpu(), levels=levels, impl="reference")
-        if not torch.equal(mas_glcm(sets[0][:, None], levels=levels, impl="triton").cpu(), expected):
-            torch.testing.assert_close(mas_glcm(sets[0][:, None], levels=levels).cpu(), expected, rtol=3e-7, atol=0)
-        gray = [images[:, None] for images in sets]
-        rgb = [images.float().div(255).expand(-1, 3, -1, -1).contiguous() for images in gray]
-        row: dict[str, Any] = {"case": name, "updates": batch * SIDE * SIDE * distinct}
-        row["triton"] = time_ms(lambda turn, x=gray, n=levels: mas_glcm(x[turn], levels=n, impl="triton"))
-        row["triton rgb float32"] = time_ms(
-            lambda turn, x=rgb, n=levels: mas_glcm(x[turn], levels=n, impl="triton", check_finite=False)
-        )
-        row["torch bincount"] = time_ms(lambda turn, x=sets, n=levels: peers.torch_bincount(x[turn], n), repeat_ms=60)
-        row["torch scatter"] = time_ms(lambda turn, x=sets, n=levels: peers.torch_scatter(x[turn], n), repeat_ms=60)
-        if levels == 32 or (content == "natural" and batch > 1):
-            row["ways"] = {way: time_way(way, gray, levels) for way in ("shared", "counts", "product")}
-        best = min(row["torch bincount"]["ms"], row["torch scatter"]["ms"])
-        row["updates_per_second"] = row["updates"] / (row["triton"]["ms"] * 1e-3)
-        row["times_faster_than_best_torch"] = best / row["triton"]["ms"]
-        rows.append(row)
-    return rows, left_out
-
-
 def soft_cases() -> list[dict[str, Any]]:
     """Time forward and backward of the differentiable matrix against what one writes without it."""
+    from .gpu_glcm import inputs
     from .test_soft import product_of_weights, soft_mas_glcm, step
 
     rows = []
     for batch, levels in SOFT_CASES:
-        sets = [images[:, None].float() / 255 for images in inputs("natural", batch)]
+        sets = [images[:, None].float() / 255 for images in inputs("natural", batch, SIDE, DEVICE)]
         ours = lambda x, n: soft_mas_glcm(x, levels=n, impl="triton", check_finite=False)  # noqa: E731
         eager = lambda x, n: soft_mas_glcm(x, levels=n, impl="reference", check_finite=False)  # noqa: E731
         expected = step(eager, sets[0], levels)
@@ -195,6 +119,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("gpu-report: no CUDA or ROCm device; the CPU benchmarks are `make bench`", file=sys.stderr)
         return 2
+    from .gpu_glcm import matrices, windows
     from .gpu_pixels import pixel_cases
     from .peers import available
 
@@ -213,11 +138,14 @@ def main() -> int:
     report["tests"] = run_tests(min(TIMEOUT_TESTS, arguments.seconds))
     write_json(path, report)  # whatever happens next, the tests' outcome is kept
     report["copy_bytes_per_second"] = copy_bandwidth()
-    report["glcm"], report["left_out"] = glcm_cases(start + arguments.seconds)
-    report["soft"] = soft_cases() if time.monotonic() < start + arguments.seconds else []
+    deadline = start + arguments.seconds
     copy = report["copy_bytes_per_second"]
-    in_time = time.monotonic() < start + arguments.seconds
-    report["pixels"] = pixel_cases(DEVICE, time_ms, copy) if in_time else []
+    # each part is given time, the longest what is left
+    report["soft"] = soft_cases() if time.monotonic() < deadline else []
+    report["windows"] = windows(time_ms, DEVICE) if time.monotonic() < deadline else []
+    report["pixels"] = pixel_cases(DEVICE, time_ms, copy) if time.monotonic() < deadline else []
+    write_json(path, report)
+    report["glcm"], report["left_out"] = matrices(deadline, time_ms, DEVICE)
     report["seconds"] = round(time.monotonic() - start, 1)
     write_json(path, report)
 
@@ -229,16 +157,18 @@ def main() -> int:
         f"tests: {tests.get('passed', 0)} passed, {tests.get('failed', 0)} failed; "
         f"copy {report['copy_bytes_per_second'] / 1e12:.2f} TB/s\n"
     )
-    print(f"{'case':38} {'ms':>9} {'G updates/s':>12} {'x best torch':>13} {'rgb ms':>9}")
+    print(f"{'case':38} {'ms':>9} {'predicted':>9} {'G updates/s':>12} {'of limit':>8} {'x best torch':>13}")
     for row in report["glcm"]:
+        predicted = row["predicted_ms_on_h100"]
         print(
-            f"{row['case']:38} {row['triton']['ms']:9.3f} {row['updates_per_second'] / 1e9:12.1f} "
-            f"{row['times_faster_than_best_torch']:13.1f} {row['triton rgb float32']['ms']:9.3f}"
+            f"{row['case']:38} {row['triton']['ms']:9.3f} {predicted or float('nan'):9.3f} "
+            f"{row['updates_per_second'] / 1e9:12.1f} {row['share_of_limit']:8.0%} "
+            f"{row['times_faster_than_best_torch']:13.1f}"
         )
         for way, timing in row.get("ways", {}).items():
             told = f"{timing['ms']:9.3f}" if isinstance(timing, dict) else timing
             print(f"    {way:34} {told}")
-    for row in report["soft"]:
+    for row in (*report["soft"], *report["windows"]):
         times = ", ".join(f"{name} {timing['ms']:.3f}" for name, timing in row.items() if name != "case")
         print(f"{row['case']}: {times} ms")
     for row in report["pixels"]:

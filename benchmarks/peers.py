@@ -7,6 +7,7 @@ Each peer takes gray images uint8 ``[B, H, W]``, levels and offsets, and returns
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -101,25 +102,40 @@ def _gray_levels(images: Tensor, levels: int) -> Tensor:
     return (images.to(torch.int64) * 257 * levels) >> 16
 
 
-def torch_bincount(images: Tensor, levels: int, offsets: Offsets = OFFSETS) -> Tensor:
-    """One batched ``bincount`` per distinct offset: ``[B, offsets, levels, levels]``, on any device."""
-    quantized_images, shape = _gray_levels(images, levels), (len(images), levels, levels)
-    counts = {
-        offset: torch.bincount(_codes(quantized_images, levels, *offset).flatten(), minlength=math.prod(shape))
-        for offset in dict.fromkeys(offsets)
-    }
-    return torch.stack([counts[offset].view(shape) for offset in offsets], 1)
+def torch_bincount(images: Tensor, levels: int, offset: tuple[int, int]) -> Tensor:
+    """Counts of one offset by one batched ``bincount``, ``[B, levels, levels]`` from gray levels ``[B, H, W]``."""
+    shape = (len(images), levels, levels)
+    return torch.bincount(_codes(images, levels, *offset).flatten(), minlength=math.prod(shape)).view(shape)
 
 
-def torch_scatter(images: Tensor, levels: int, offsets: Offsets = OFFSETS) -> Tensor:
-    """One batched ``scatter_add_`` per distinct offset: as :func:`torch_bincount`."""
-    quantized_images, shape = _gray_levels(images, levels), (len(images), levels, levels)
-    counts = {}
-    for offset in dict.fromkeys(offsets):
-        codes = _codes(quantized_images, levels, *offset).flatten()
-        total = torch.zeros(math.prod(shape), dtype=torch.int32, device=images.device)
-        counts[offset] = total.scatter_add_(0, codes, torch.ones_like(codes, dtype=torch.int32)).view(shape)
+def torch_scatter(images: Tensor, levels: int, offset: tuple[int, int]) -> Tensor:
+    """As :func:`torch_bincount`, by ``scatter_add_``."""
+    shape = (len(images), levels, levels)
+    codes = _codes(images, levels, *offset).flatten()
+    total = torch.zeros(math.prod(shape), dtype=torch.int32, device=images.device)
+    return total.scatter_add_(0, codes, torch.ones_like(codes, dtype=torch.int32)).view(shape)
+
+
+Count = Callable[[Tensor, int, tuple[int, int]], Tensor]
+
+
+def torch_counts(count: Count, images: Tensor, levels: int, offsets: Offsets = OFFSETS) -> Tensor:
+    """``count`` of each distinct offset: ``[B, offsets, levels, levels]`` of uint8 images, on any device."""
+    gray = _gray_levels(images, levels)
+    counts = {offset: count(gray, levels, offset) for offset in dict.fromkeys(offsets)}
     return torch.stack([counts[offset] for offset in offsets], 1)
+
+
+def torch_mean(count: Count, images: Tensor, levels: int, offsets: Offsets = OFFSETS) -> Tensor:
+    """MAS-GLCM float32 ``[B, levels, levels]``: each distinct offset is counted once and added with its weight."""
+    gray = _gray_levels(images, levels)
+    _, height, width = images.shape
+    mean = torch.zeros((len(images), levels, levels), device=images.device)
+    for (dy, dx), times in Counter(offsets).items():
+        pairs = max(height - abs(dy), 0) * max(width - abs(dx), 0)
+        if pairs:
+            mean.add_(count(gray, levels, (dy, dx)), alpha=times / (pairs * len(offsets)))
+    return mean
 
 
 def available(*names: str) -> dict[str, Any]:

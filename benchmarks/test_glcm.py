@@ -41,7 +41,7 @@ IMPLS = {
     "bdg_fast cpu": lambda images, levels: mas_glcm(tensor(images), levels=levels, impl="cpu"),
     "bdg_fast reference": lambda images, levels: mas_glcm(tensor(images), levels=levels, impl="reference"),
     "scikit-image": peers.scikit_image_mean,
-    "torch bincount": lambda images, levels: peers.torch_bincount(torch.from_numpy(images), levels),
+    "torch bincount": lambda images, levels: peers.torch_counts(peers.torch_bincount, torch.from_numpy(images), levels),
     "numba loop": peers.numba_loop,
 }
 
@@ -51,8 +51,8 @@ def peers_agree(one: np.ndarray) -> None:
     """No time is worth anything on results that differ."""
     for levels in (8, 32, 256):
         counts = glcm(tensor(one), peers.OFFSETS, levels=levels, normalize=False)
-        assert torch.equal(peers.torch_bincount(torch.from_numpy(one), levels), counts)
-        assert torch.equal(peers.torch_scatter(torch.from_numpy(one), levels), counts)
+        assert torch.equal(peers.torch_counts(peers.torch_bincount, torch.from_numpy(one), levels), counts)
+        assert torch.equal(peers.torch_counts(peers.torch_scatter, torch.from_numpy(one), levels), counts)
         assert np.array_equal(peers.numba_loop(one, levels), counts.numpy())
         theirs = peers.scikit_image(one, levels, normed=False)[0].transpose(2, 3, 0, 1).reshape(counts.shape[1:])
         assert np.array_equal(theirs, counts[0].numpy())

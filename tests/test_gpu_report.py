@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the report it
 
 @pytest.fixture
 def report(monkeypatch):
-    from benchmarks import gpu_pixels, gpu_report
+    from benchmarks import gpu_glcm, gpu_pixels, gpu_report
     from benchmarks.steps import Case
 
     def call_once(function, sets=4, repeat_ms=0):
@@ -22,7 +22,10 @@ def report(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Stub GPU (1 core)")
     monkeypatch.setattr(gpu_report, "DEVICE", "cpu")
     monkeypatch.setattr(gpu_report, "SIDE", 12)
-    monkeypatch.setattr(gpu_report, "CASES", (("natural", 2, 32), ("flat", 1, 256)))
+    cases = (gpu_glcm.Case("natural", 1, 12, 8, True), gpu_glcm.Case("mixed", 3, 8, 4))
+    monkeypatch.setattr(gpu_glcm, "CASES", cases)
+    monkeypatch.setattr(gpu_glcm, "LOCAL", ((12, 8, 4),))
+    monkeypatch.setattr(gpu_glcm, "_processors_and_clock", lambda: (132, 1e9))
     monkeypatch.setattr(gpu_report, "SOFT_CASES", ((1, 8),))
     monkeypatch.setattr(gpu_pixels, "CASES", (Case(2, 12), Case(1, 8, torch.bfloat16, last=True)))
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
@@ -43,19 +46,25 @@ def test_writes_what_it_measured(report, monkeypatch, tmp_path, capsys):
     content = json.loads(path.read_text())
     assert path.name.startswith("glcm-Stub-GPU-1-core-")
     assert content["device"] == "Stub GPU (1 core)" and content["versions"]["torch"] and len(content["commit"]) >= 7
-    natural, flat = content["glcm"]
+    natural, mixed = content["glcm"]
     assert natural["updates_per_second"] > 0 and natural["times_faster_than_best_torch"] == 1
+    assert natural["share_of_limit"] == natural["updates_per_second"] / (16 * 132 * 1e9)
+    assert content["windows"][0]["case"].endswith(": 4") and content["windows"][0]["cut out"]["ms"] == 2.0
     assert natural["ways"]["counts"]["ms"] == natural["ways"]["product"]["ms"] == 2.0
     assert content["soft"][0]["triton"]["ms"] == 2.0
     step, drawn, forward, *_ = content["pixels"]
     assert step["bytes"] == drawn["bytes"] == 5 * 2 * 3 * 12 * 12 * 4 and forward["bytes"] == 4 * 2 * 3 * 12 * 12 * 4
     assert step["share_of_copy"] == step["bytes"] / 2e-3 / 1e12 and step["torch.compile"]["ms"] == 2.0
     assert len(content["pixels"]) == 6
-    assert "shared" in natural["ways"] and "ways" not in flat
+    assert "shared" in natural["ways"] and "ways" not in mixed
     assert "Stub GPU" in capsys.readouterr().out
 
 
 def test_a_failed_test_fails_the_report_and_is_kept(report, monkeypatch, tmp_path):
+    from benchmarks import gpu_glcm, gpu_pixels
+
+    for module, name in ((gpu_glcm, "CASES"), (gpu_glcm, "LOCAL"), (gpu_pixels, "CASES"), (report, "SOFT_CASES")):
+        monkeypatch.setattr(module, name, ())
     monkeypatch.setattr(report, "run_tests", lambda seconds: {"exit_code": 1, "failed": 1, "tail": "E   assert"})
     assert run(report, monkeypatch, "--out", tmp_path) == 1
     assert json.loads(next(tmp_path.iterdir()).read_text())["tests"]["failed"] == 1

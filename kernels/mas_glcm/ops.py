@@ -108,10 +108,10 @@ def _glcm(
     if check_finite and images.is_floating_point():
         raise_if_not_finite(images)
     if chosen == "triton":
-        from .triton import glcm as run
+        from . import triton as backend
     else:
-        from .reference import glcm as run
-    return run(*arguments)
+        from . import reference as backend  # type: ignore[no-redef]
+    return backend.glcm(*arguments)
 
 
 glcm = torch.library.custom_op("bdg_fast::glcm", _glcm, mutates_args=())
