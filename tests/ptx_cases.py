@@ -128,7 +128,7 @@ def flat_images_and_many_pixels_a_thread(variant, content, levels):
     images = torch.full((1, 1, *((130, 131) if levels == 32 else (70, 71))), content)
     launches = check(images, [(0, 1), (2, 3)], variant=variant, levels=levels)
     (launch,) = launches.of("bins_kernel")
-    assert (launch["P"], launch["num_warps"]) == ((4096, 4) if levels == 32 else (512, 1))
+    assert (launch["P"], launch["num_warps"]) == ((4096, 4) if levels == 32 else (2048, 4))
     assert (launch["splits"] > 1) == (levels == 32)
 
 
