@@ -130,7 +130,7 @@ class Restorer:
             raise ValueError(f"tile must be more than twice the overlap of {OVERLAP} pixels, got {tile}")
         self.device = torch.device(_default_device() if device == "auto" else device)
         self.unet = unet.eval().fold().to(self.device)
-        self.sampler = sampler or ResidualSampler.of(unet.config.family, delta_end=unet.config.delta_end)
+        self.sampler = sampler or ResidualSampler.of(unet.config)
         self.dtype = _native_dtype(self.device) if dtype == "auto" else DTYPES[dtype]
         self.tile, self.seed = tile, seed
 
@@ -144,8 +144,7 @@ class Restorer:
         if path is None:
             raise FileNotFoundError("no checkpoint comes with this version: give the path of one")
         unet = UNet.from_pretrained(Path(path))
-        sampler = ResidualSampler.of(unet.config.family, steps=steps, delta_end=unet.config.delta_end)
-        return cls(unet, sampler, **options)
+        return cls(unet, ResidualSampler.of(unet.config, steps), **options)
 
     def __call__(self, image: Any) -> Any:
         """Restore one picture; returns what came, restored: see :func:`bdg_fast.data.convert.as_picture`."""
