@@ -128,6 +128,8 @@ class Restorer:
             raise ValueError(f"dtype must be one of 'auto', {', '.join(map(repr, DTYPES))}, got {dtype!r}")
         if tile is not None and tile <= 2 * OVERLAP:
             raise ValueError(f"tile must be more than twice the overlap of {OVERLAP} pixels, got {tile}")
+        if not -(2**63) <= seed < 2**64:
+            raise ValueError(f"seed must be an integer of 64 bits, got {seed}")
         self.device = torch.device(_default_device() if device == "auto" else device)
         self.unet = unet.eval().fold().to(self.device)
         self.sampler = sampler or ResidualSampler.of(unet.config)

@@ -22,6 +22,14 @@ def test_lists_files_folders_and_patterns_once(tmp_path):
     assert [path.name for path in list_images([str(tmp_path / "*.png")])] == ["b.png"]
 
 
+def test_hidden_files_of_a_folder_are_left_out(tmp_path):
+    (tmp_path / ".previews").mkdir()
+    for name in ("a.png", ".b.png", "._a.png", ".previews/c.png"):
+        Image.fromarray(GRAY).save(tmp_path / name)
+    assert list_images([tmp_path]) == [tmp_path / "a.png"]
+    assert list_images([tmp_path / ".b.png"]) == [tmp_path / ".b.png"]  # named
+
+
 def test_nothing_found_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"missing\.png"):
         list_images([tmp_path / "missing.png"])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..files import write_atomically
 from .unet import UNet, UNetConfig
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -159,25 +159,15 @@ def save_unet(unet: UNet, folder: str | os.PathLike[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous() for name, tensor in unet.state_dict().items()}
     config = json.dumps({"unet": unet.to_dict()}, indent=1)
-    _write(folder / WEIGHTS_FILE, save(weights, {"format": "pt", CONFIG_KEY: config}))
-    _write(folder / CONFIG_FILE, config.encode() + b"\n")
+    content = save(weights, {"format": "pt", CONFIG_KEY: config})
+    write_atomically(folder / WEIGHTS_FILE, lambda file: file.write_bytes(content))
+    write_atomically(folder / CONFIG_FILE, lambda file: file.write_text(config + "\n", encoding="utf-8"))
 
 
 def _standardized(unet: UNet, name: str) -> bool:
     from .blocks import StandardizedConv2d
 
     return isinstance(unet.get_submodule(name.removesuffix(".weight")), StandardizedConv2d)
-
-
-def _write(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def official_weights(content: object, path: object = "the checkpoint") -> tuple[dict[str, Tensor], dict[str, Tensor]]:
