@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .memory import free_memory
 from .models import UNet, UNetOutput
 from .sampler import ResidualSampler
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 OVERLAP = 64
 """Pixels that neighbouring tiles share."""
 SMALLEST_TILE = 128
+LARGEST_TILE = 1024
+"""Of what is chosen by memory: the attention between all pixels costs more than it is worth beyond."""
 BYTES_PER_PIXEL = {32: 2_300, 64: 5_000}
 """Peak memory of a forward in float32 by network width, measured (benchmarks/notes.md)."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -118,7 +121,7 @@ class Restorer:
             dtype: of the network's convolutions and products: ``"float32"``, ``"bfloat16"``, ``"float16"``, or
                 ``"auto"``: bfloat16 where the device computes it natively, else float32. Norms, softmax and the
                 sampler stay float32.
-            tile: largest side of what is evaluated at once, in pixels; default: as the free memory allows.
+            tile: largest side of what is evaluated at once, in pixels; default: as free memory allows, 1024 at most.
             seed: of the noise. It is drawn for each picture alone, so results do not depend on others.
 
         Raises:
@@ -229,20 +232,24 @@ class Restorer:
     def restore(self, pixels: Tensor) -> Tensor:
         """Restore pixels, float ``[B, 3, H, W]`` in [0, 1], to the same on the CPU.
 
-        Where memory runs out, tiles are halved and the work begins anew.
+        Where memory runs out, fewer images are evaluated together, then smaller tiles, and the work begins anew.
         """
         x_lq = (pixels.to(torch.float32) * 2 - 1).to(self.device)
-        height, width = x_lq.shape[2:]
-        tile = self.tile or self._tile_for(len(x_lq))
+        together, side = max(len(x_lq), 1), max(x_lq.shape[2:])
+        tile = self.tile or self._tile_for(together)
         while True:
             try:
-                return self._sample(x_lq, tile)
+                return torch.cat([self._sample(part, tile) for part in torch.split(x_lq, together)])
             except RuntimeError as error:
-                if not _out_of_memory(error) or min(tile, max(height, width)) // 2 < SMALLEST_TILE:
+                smaller = min(tile, side) // 2
+                if not _out_of_memory(error) or (together == 1 and smaller < SMALLEST_TILE):
                     raise
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
-                tile = min(tile, max(height, width)) // 2
+            if together > 1:
+                together = (together + 1) // 2
+            else:
+                tile = smaller
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def _sample(self, x_lq: Tensor, tile: int) -> Tensor:
         network = TiledNetwork(self.unet, max(tile, 2 * OVERLAP + 1))
@@ -267,10 +274,10 @@ class Restorer:
         return torch.Generator(device).manual_seed(self.seed)
 
     def _tile_for(self, batch: int) -> int:
-        """Side of the largest square that half of the free memory holds."""
-        each = BYTES_PER_PIXEL.get(self.unet.config.width, 80 * self.unet.config.width) * max(batch, 1)
-        side = int((_free_memory(self.device) / 2 / each) ** 0.5)
-        return max(side // 16 * 16, 2 * OVERLAP + 16)
+        """Side of the largest square that half of the free memory holds, within limits."""
+        each = BYTES_PER_PIXEL.get(self.unet.config.width, 80 * self.unet.config.width) * batch
+        side = int((free_memory(self.device) / 2 / each) ** 0.5)
+        return min(max(side // 16 * 16, 2 * OVERLAP + 16), LARGEST_TILE)
 
 
 def _default_device() -> str:
@@ -289,17 +296,6 @@ def _native_dtype(device: torch.device) -> torch.dtype:
     else:
         native = False
     return torch.bfloat16 if native else torch.float32
-
-
-def _free_memory(device: torch.device) -> int:
-    """Bytes; a guess of 4 GiB where the system does not tell."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    with contextlib.suppress(OSError, ValueError, AttributeError, StopIteration):
-        with open("/proc/meminfo", encoding="ascii") as file:
-            line = next(line for line in file if line.startswith("MemAvailable"))
-        return int(line.split()[1]) * 1024
-    return 4 << 30
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

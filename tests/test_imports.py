@@ -55,13 +55,14 @@ LIBRARIES = {"cpu": {"torch", "numpy", "numba", "llvmlite"}, "triton": {"torch",
 PACKAGE = {
     "": {"texture", "data", "evaluation", "kernel", "models", "restorer", "sampler", "schedule"},
     "files": set(),
+    "memory": set(),
     "models": {"files"},
     "schedule": set(),
     "sampler": {"kernel", "schedule"},
     "texture": {"kernel"},
     "data": set(),
     "evaluation": {"", "texture", "data", "kernel"},
-    "restorer": {"data", "models", "sampler"},
+    "restorer": {"data", "memory", "models", "sampler"},
     "cli": {"", "texture", "data", "evaluation", "files", "kernel", "restorer"},
 }
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from bdg_fast import ResidualSampler, ResidualSchedule, Restorer, UNet, UNetConfig, UNetOutput
 from bdg_fast.data.convert import as_picture
 from bdg_fast.data.images import ImageReadError
+from bdg_fast.memory import free_memory
 from bdg_fast.restorer import TiledNetwork
 
 FIXTURES = Path(__file__).with_name("fixtures") / "diffuir"
@@ -280,19 +281,55 @@ def test_out_of_memory_halves_the_tiles(restorer, monkeypatch):
     monkeypatch.setattr(Restorer, "_tile_for", lambda self, batch: 4096)
     restorer.restore(torch.zeros(1, 3, 1000, 900))
     assert tiles == [4096, 500, 250]
-    tiles.clear()
     monkeypatch.setattr(Restorer, "_sample", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("again")))
     with pytest.raises(torch.OutOfMemoryError):
         restorer.restore(torch.zeros(1, 3, 1000, 900))
 
 
+def test_out_of_memory_halves_the_batch_first(restorer, monkeypatch):
+    tried = []
+
+    def sample(self, x_lq, tile):
+        tried.append((len(x_lq), tile))
+        if len(x_lq) * tile > 500:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return (x_lq + 1) / 2
+
+    monkeypatch.setattr(Restorer, "_sample", sample)
+    monkeypatch.setattr(Restorer, "_tile_for", lambda self, batch: 1000)
+    images = torch.rand(5, 3, 8, 1000)
+    torch.testing.assert_close(restorer.restore(images), images)
+    assert tried == [(5, 1000), (3, 1000), (2, 1000), (1, 1000), *[(1, 500)] * 5]
+
+
 def test_tile_size_follows_free_memory(restorer, monkeypatch):
     sides = []
-    for free in (1 << 30, 4 << 30, 64 << 30):
-        monkeypatch.setattr("bdg_fast.restorer._free_memory", lambda device, free=free: free)
+    for free in (1 << 20, 1 << 28, 1 << 30, 64 << 30):
+        monkeypatch.setattr("bdg_fast.restorer.free_memory", lambda device, free=free: free)
         sides.append(restorer._tile_for(1))
-    assert sides == sorted(sides) and sides[0] < sides[-1]
-    assert restorer._tile_for(4) < sides[-1]
+    assert sides == sorted(sides) and sides[0] == 144 and sides[1] < sides[2] < sides[3] == 1024
+    assert restorer._tile_for(400) < sides[-1]
+
+
+def test_free_memory_respects_the_limits_of_containers(tmp_path):
+    def write(path, text):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+        return free_memory(torch.device("cpu"), tmp_path)
+
+    mib = 1 << 20
+    assert free_memory(torch.device("cpu"), tmp_path) == 4096 * mib  # nothing told
+    assert write("proc/meminfo", "MemTotal: 9999999 kB\nMemAvailable:  8388608 kB\nHugePages_Total: 0\n") == 8192 * mib
+    write("sys/fs/cgroup/memory.current", str(300 * mib))
+    assert write("sys/fs/cgroup/memory.max", "max\n") == 8192 * mib
+    assert write("sys/fs/cgroup/memory.max", f"{1000 * mib}\n") == 700 * mib
+    assert write("sys/fs/cgroup/memory.stat", f"anon 1\ninactive_file {50 * mib}\n") == 750 * mib  # cached files give way
+    write("proc/self/cgroup", "0::/system/one.service\n")
+    write("sys/fs/cgroup/system/memory.current", str(100 * mib))
+    assert write("sys/fs/cgroup/system/memory.max", str(150 * mib)) == 50 * mib  # a limit of a group around ours
+    write("sys/fs/cgroup/memory/memory.usage_in_bytes", str(10 * mib))
+    assert write("sys/fs/cgroup/memory/memory.limit_in_bytes", str(30 * mib)) == 20 * mib
+    assert write("sys/fs/cgroup/memory/memory.limit_in_bytes", "0") == 0
 
 
 def test_low_precision_is_close(restorer):
