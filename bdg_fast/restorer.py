@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate, islice
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -163,7 +164,8 @@ class Restorer:
 
         Pictures of one size are restored together, ``batch`` at a time; they wait for company no longer than for
         ``2 batch`` others, so results may come in another order than their sources. What cannot be read or restored
-        comes with its error.
+        comes with its error. As many again are read ahead; an error of ``images`` itself is raised when what it gave
+        before is restored.
 
         Args:
             images: whatever :meth:`__call__` takes, paths for example.
@@ -180,11 +182,21 @@ class Restorer:
 
     def _stream(self, sources: Iterator[tuple[int, Any]], batch: int, read: Any) -> Iterator[Restored]:
         waiting: dict[torch.Size, list[tuple[int, Any, Picture]]] = {}  # by size; the first has waited longest
+        reading: deque[tuple[int, Any, Future[Picture]]] = deque()
+        broken: Exception | None = None
         with ThreadPoolExecutor(READERS) as readers:
-            reading = [(*item, readers.submit(read, item[1])) for item in islice(sources, READERS)]
-            while reading:
-                index, source, future = reading.pop(0)
-                reading += [(*item, readers.submit(read, item[1])) for item in islice(sources, 1)]
+            while True:
+                try:  # a whole batch is read while one is restored
+                    while broken is None and len(reading) < READERS + 2 * batch:
+                        index, source = next(sources)
+                        reading.append((index, source, readers.submit(read, source)))
+                except StopIteration:
+                    pass
+                except Exception as error:  # of the caller's iterable; what it gave before comes first
+                    broken = error
+                if not reading:
+                    break
+                index, source, future = reading.popleft()
                 try:
                     picture = future.result()
                 except Exception as error:  # decoders raise many types; one file must not end the run
@@ -199,6 +211,8 @@ class Restorer:
                     yield from self._together(waiting.pop(next(iter(waiting))))
         for together in waiting.values():
             yield from self._together(together)
+        if broken is not None:
+            raise broken
 
     def _together(self, items: Sequence[tuple[int, Any, Picture]]) -> Iterator[Restored]:
         """Pictures of one size; where they fail, each alone, so that none fails for another."""

@@ -1,6 +1,7 @@
 """Restoring pictures: every type comes back as it was, every size works, tiles leave no seam."""
 
 import itertools
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from bdg_fast import ResidualSampler, ResidualSchedule, Restorer, UNet, UNetConfig, UNetOutput
-from bdg_fast.data.convert import as_picture
+from bdg_fast.data.convert import Picture, as_picture
 from bdg_fast.data.images import ImageReadError
 from bdg_fast.memory import free_memory
 from bdg_fast.restorer import TiledNetwork
@@ -158,9 +159,41 @@ def test_a_stream_evaluates_sizes_together_and_holds_few(restorer, monkeypatch):
     finished = 0
     for _ in restorer.stream(images(), batch=4):
         finished += 1
-        assert len(read) - finished <= 2 * 4 + 1 + 4 + 2  # waiting, in hand, done with it, being read
+        assert len(read) - finished <= 2 * 4 + 1 + 4 + (2 + 2 * 4)  # waiting, in hand, done with it, being read
     assert finished == 40 and sum(batches) == 40
     assert batches.count(4) >= 8
+
+
+def test_a_stream_reads_the_next_batch_while_one_is_restored(restorer, monkeypatch):
+    read, restored, ahead = [], [], []
+
+    def as_picture(image):
+        read.append(image)
+        return Picture(torch.zeros(1, 3, 8, 8), lambda pixels: pixels)
+
+    def restore(self, pixels):
+        restored.extend(pixels)
+        wanted, deadline = min(len(restored) + 4, 12), time.monotonic() + 5
+        while len(read) < wanted and time.monotonic() < deadline:
+            time.sleep(0.001)
+        ahead.append(len(read) >= wanted)
+        return pixels
+
+    monkeypatch.setattr("bdg_fast.data.convert.as_picture", as_picture)
+    monkeypatch.setattr(Restorer, "restore", restore)
+    assert len(list(restorer.stream(range(12), batch=4))) == 12
+    assert ahead == [True] * 3
+
+
+def test_what_came_before_an_error_of_the_source_is_given_back(restorer):
+    def images():
+        yield from (torch.zeros(3, 8, 8), torch.zeros(3, 8, 9), torch.zeros(3, 8, 8))
+        raise RuntimeError("the disk is gone")
+
+    stream = restorer.stream(images(), batch=2)
+    assert sorted(next(stream).number for _ in range(3)) == [0, 1, 2]
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        next(stream)
 
 
 def test_one_failure_in_a_batch_stays_alone(restorer, monkeypatch):
@@ -323,7 +356,7 @@ def test_free_memory_respects_the_limits_of_containers(tmp_path):
     write("sys/fs/cgroup/memory.current", str(300 * mib))
     assert write("sys/fs/cgroup/memory.max", "max\n") == 8192 * mib
     assert write("sys/fs/cgroup/memory.max", f"{1000 * mib}\n") == 700 * mib
-    assert write("sys/fs/cgroup/memory.stat", f"anon 1\ninactive_file {50 * mib}\n") == 750 * mib  # cached files give way
+    assert write("sys/fs/cgroup/memory.stat", f"anon 1\ninactive_file {50 * mib}\n") == 750 * mib  # of files
     write("proc/self/cgroup", "0::/system/one.service\n")
     write("sys/fs/cgroup/system/memory.current", str(100 * mib))
     assert write("sys/fs/cgroup/system/memory.max", str(150 * mib)) == 50 * mib  # a limit of a group around ours
