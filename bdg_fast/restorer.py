@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -127,6 +128,9 @@ class Restorer:
 
         Raises:
             ValueError: a bad argument, by name.
+
+        Warns:
+            UserWarning: ``unet`` has the weights of a fresh network: what it makes of pictures is no restoration.
         """
         if dtype != "auto" and dtype not in DTYPES:
             raise ValueError(f"dtype must be one of 'auto', {', '.join(map(repr, DTYPES))}, got {dtype!r}")
@@ -135,6 +139,8 @@ class Restorer:
         if not -(2**63) <= seed < 2**64:
             raise ValueError(f"seed must be an integer of 64 bits, got {seed}")
         self.device = torch.device(_default_device() if device == "auto" else device)
+        if not unet.trained:
+            warnings.warn("unet is not trained: its weights are those of a fresh network", stacklevel=2)
         self.unet = unet.eval().fold().to(self.device)
         self.sampler = sampler or ResidualSampler.of(unet.config)
         self.dtype = _native_dtype(self.device) if dtype == "auto" else DTYPES[dtype]

@@ -17,7 +17,9 @@ RNG = np.random.default_rng(0)
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
-    UNet(UNetConfig(width=8, multipliers=(1, 2))).save_pretrained(folder)
+    unet = UNet(UNetConfig(width=8, multipliers=(1, 2)))
+    torch.nn.init.normal_(unet.final.norm1.weight, mean=1)  # not fresh
+    unet.save_pretrained(folder)
     return str(folder)
 
 

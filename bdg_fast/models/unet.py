@@ -214,6 +214,12 @@ class UNet(nn.Module, ModelHubMixin, library_name="bdg-fast", pipeline_tag="imag
                     setattr(module, name, child.folded())
         return self.to(memory_format=torch.channels_last).requires_grad_(False)
 
+    @property
+    def trained(self) -> bool:
+        """Whether any gain of a norm has moved from 1, where all begin; one step of training moves them."""
+        gains = (p for name, p in self.named_parameters() if name.endswith(("norm1.weight", "norm2.weight", ".gain")))
+        return any(bool((gain != 1).any()) for gain in gains)
+
     def to_dict(self) -> dict[str, Any]:
         """The configuration, for JSON."""
         return asdict(self.config)
