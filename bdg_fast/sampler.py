@@ -211,7 +211,7 @@ class ResidualSampler:
         key = (heads, torch.device(device), torch.float64 if dtype == torch.float64 else torch.float32)
         if key not in self._kept:
             rows = [row.padded() for row in self.rows(heads)]
-            self._kept[key] = torch.tensor(rows, dtype=torch.float64).to(key[1], key[2])
+            self._kept[key] = torch.tensor(rows, dtype=key[2]).to(key[1])
         return self._kept[key]
 
     def rows(self, heads: str) -> tuple[StepRow, ...]:

@@ -172,7 +172,7 @@ class ResidualSchedule:
 
     def forward_table(self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
         """``A_t, B_t, D_t`` of every time, ``[T, 3]``: what `bdg_fast.kernels.forward_process` takes."""
-        return torch.stack((self.alpha, self.beta2.sqrt(), self.delta), 1).to(device, dtype)
+        return torch.stack((self.alpha, self.beta2.sqrt(), self.delta), 1).to(dtype).to(device)
 
     def diffuse(self, x_0: Tensor, x_lq: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """``x_t`` by the closed form.
@@ -185,5 +185,7 @@ class ResidualSchedule:
             ValueError: ``t`` is beyond that.
         """
         index = self._index(t)
-        a, b2, d = (table[index].to(x_0).view(-1, 1, 1, 1) for table in (self.alpha, self.beta2, self.delta))
+        # type before device: not every device has float64
+        tables = (table[index].to(x_0.dtype).to(x_0.device) for table in (self.alpha, self.beta2, self.delta))
+        a, b2, d = (table.view(-1, 1, 1, 1) for table in tables)
         return x_0 + a * (x_lq - x_0) + b2.sqrt() * noise - d * x_lq

@@ -40,7 +40,7 @@ def as_picture(image: Any) -> Picture:
     """Take a PIL image, an array, a tensor, or the path of an image file.
 
     - PIL: modes L, LA, RGB, RGBA and 16-bit gray come back as they are, 1 as L, all others as RGB or, with alpha or a
-      clear colour, as LA or RGBA; of an animation the first frame. Alpha, ICC profile, resolution and EXIF data are kept;
+      clear colour, as LA or RGBA; of an animation the first frame. Alpha, ICC profile, resolution and EXIF data stay;
       pixels are turned upright for the network and back, or left upright where the orientation stands elsewhere than in
       EXIF data (TIFF).
     - array: ``[H, W]`` or ``[H, W, C]``, C = 1, 3 or 4 (the last is alpha), uint8, uint16, or floating in [0, 1].
