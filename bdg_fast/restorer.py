@@ -190,7 +190,8 @@ class Restorer:
         waiting: dict[torch.Size, list[tuple[int, Any, Picture]]] = {}  # by size; the first has waited longest
         reading: deque[tuple[int, Any, Future[Picture]]] = deque()
         broken: Exception | None = None
-        with ThreadPoolExecutor(READERS) as readers:
+        with ThreadPoolExecutor(READERS) as readers, contextlib.ExitStack() as leaving:
+            leaving.callback(readers.shutdown, wait=False, cancel_futures=True)  # whoever stops early waits for no more
             while True:
                 try:  # a whole batch is read while one is restored
                     while broken is None and len(reading) < READERS + 2 * batch:

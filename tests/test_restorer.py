@@ -196,6 +196,22 @@ def test_a_stream_reads_the_next_batch_while_one_is_restored(restorer, monkeypat
     assert ahead == [True] * 3
 
 
+def test_whoever_leaves_a_stream_waits_for_no_more_pictures(restorer, monkeypatch):
+    read = []
+
+    def as_picture(image):
+        time.sleep(0.01)
+        read.append(image)
+        return Picture(torch.zeros(1, 3, 8, 8), lambda pixels: pixels)
+
+    monkeypatch.setattr("bdg_fast.data.convert.as_picture", as_picture)
+    monkeypatch.setattr(Restorer, "restore", lambda self, pixels: pixels)
+    stream = restorer.stream(range(100), batch=20)
+    next(stream)
+    stream.close()
+    assert len(read) < 40  # of 62 asked for
+
+
 def test_what_came_before_an_error_of_the_source_is_given_back(restorer):
     def images():
         yield from (torch.zeros(3, 8, 8), torch.zeros(3, 8, 9), torch.zeros(3, 8, 8))
