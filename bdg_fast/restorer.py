@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate, islice
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .memory import free_memory
 from .models import UNet, UNetOutput
 from .sampler import ResidualSampler
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 OVERLAP = 64
 """Pixels that neighbouring tiles share."""
 SMALLEST_TILE = 128
+LARGEST_TILE = 1024
+"""Of what is chosen by memory: the attention between all pixels costs more than it is worth beyond."""
 BYTES_PER_PIXEL = {32: 2_300, 64: 5_000}
 """Peak memory of a forward in float32 by network width, measured (benchmarks/notes.md)."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -118,19 +123,26 @@ class Restorer:
             dtype: of the network's convolutions and products: ``"float32"``, ``"bfloat16"``, ``"float16"``, or
                 ``"auto"``: bfloat16 where the device computes it natively, else float32. Norms, softmax and the
                 sampler stay float32.
-            tile: largest side of what is evaluated at once, in pixels; default: as the free memory allows.
+            tile: largest side of what is evaluated at once, in pixels; default: as free memory allows, 1024 at most.
             seed: of the noise. It is drawn for each picture alone, so results do not depend on others.
 
         Raises:
             ValueError: a bad argument, by name.
+
+        Warns:
+            UserWarning: ``unet`` has the weights of a fresh network: what it makes of pictures is no restoration.
         """
         if dtype != "auto" and dtype not in DTYPES:
             raise ValueError(f"dtype must be one of 'auto', {', '.join(map(repr, DTYPES))}, got {dtype!r}")
         if tile is not None and tile <= 2 * OVERLAP:
             raise ValueError(f"tile must be more than twice the overlap of {OVERLAP} pixels, got {tile}")
+        if not -(2**63) <= seed < 2**64:
+            raise ValueError(f"seed must be an integer of 64 bits, got {seed}")
         self.device = torch.device(_default_device() if device == "auto" else device)
+        if not unet.trained:
+            warnings.warn("unet is not trained: its weights are those of a fresh network", stacklevel=2)
         self.unet = unet.eval().fold().to(self.device)
-        self.sampler = sampler or ResidualSampler.of(unet.config.family, delta_end=unet.config.delta_end)
+        self.sampler = sampler or ResidualSampler.of(unet.config)
         self.dtype = _native_dtype(self.device) if dtype == "auto" else DTYPES[dtype]
         self.tile, self.seed = tile, seed
 
@@ -144,8 +156,7 @@ class Restorer:
         if path is None:
             raise FileNotFoundError("no checkpoint comes with this version: give the path of one")
         unet = UNet.from_pretrained(Path(path))
-        sampler = ResidualSampler.of(unet.config.family, steps=steps, delta_end=unet.config.delta_end)
-        return cls(unet, sampler, **options)
+        return cls(unet, ResidualSampler.of(unet.config, steps), **options)
 
     def __call__(self, image: Any) -> Any:
         """Restore one picture; returns what came, restored: see :func:`bdg_fast.data.convert.as_picture`."""
@@ -159,7 +170,8 @@ class Restorer:
 
         Pictures of one size are restored together, ``batch`` at a time; they wait for company no longer than for
         ``2 batch`` others, so results may come in another order than their sources. What cannot be read or restored
-        comes with its error.
+        comes with its error. As many again are read ahead; an error of ``images`` itself is raised when what it gave
+        before is restored.
 
         Args:
             images: whatever :meth:`__call__` takes, paths for example.
@@ -176,11 +188,22 @@ class Restorer:
 
     def _stream(self, sources: Iterator[tuple[int, Any]], batch: int, read: Any) -> Iterator[Restored]:
         waiting: dict[torch.Size, list[tuple[int, Any, Picture]]] = {}  # by size; the first has waited longest
-        with ThreadPoolExecutor(READERS) as readers:
-            reading = [(*item, readers.submit(read, item[1])) for item in islice(sources, READERS)]
-            while reading:
-                index, source, future = reading.pop(0)
-                reading += [(*item, readers.submit(read, item[1])) for item in islice(sources, 1)]
+        reading: deque[tuple[int, Any, Future[Picture]]] = deque()
+        broken: Exception | None = None
+        with ThreadPoolExecutor(READERS) as readers, contextlib.ExitStack() as leaving:
+            leaving.callback(readers.shutdown, wait=False, cancel_futures=True)  # whoever stops early waits for no more
+            while True:
+                try:  # a whole batch is read while one is restored
+                    while broken is None and len(reading) < READERS + 2 * batch:
+                        index, source = next(sources)
+                        reading.append((index, source, readers.submit(read, source)))
+                except StopIteration:
+                    pass
+                except Exception as error:  # of the caller's iterable; what it gave before comes first
+                    broken = error
+                if not reading:
+                    break
+                index, source, future = reading.popleft()
                 try:
                     picture = future.result()
                 except Exception as error:  # decoders raise many types; one file must not end the run
@@ -195,6 +218,8 @@ class Restorer:
                     yield from self._together(waiting.pop(next(iter(waiting))))
         for together in waiting.values():
             yield from self._together(together)
+        if broken is not None:
+            raise broken
 
     def _together(self, items: Sequence[tuple[int, Any, Picture]]) -> Iterator[Restored]:
         """Pictures of one size; where they fail, each alone, so that none fails for another."""
@@ -228,20 +253,24 @@ class Restorer:
     def restore(self, pixels: Tensor) -> Tensor:
         """Restore pixels, float ``[B, 3, H, W]`` in [0, 1], to the same on the CPU.
 
-        Where memory runs out, tiles are halved and the work begins anew.
+        Where memory runs out, fewer images are evaluated together, then smaller tiles, and the work begins anew.
         """
         x_lq = (pixels.to(torch.float32) * 2 - 1).to(self.device)
-        height, width = x_lq.shape[2:]
-        tile = self.tile or self._tile_for(len(x_lq))
+        together, side = max(len(x_lq), 1), max(x_lq.shape[2:])
+        tile = self.tile or self._tile_for(together)
         while True:
             try:
-                return self._sample(x_lq, tile)
+                return torch.cat([self._sample(part, tile) for part in torch.split(x_lq, together)])
             except RuntimeError as error:
-                if not _out_of_memory(error) or min(tile, max(height, width)) // 2 < SMALLEST_TILE:
+                smaller = min(tile, side) // 2
+                if not _out_of_memory(error) or (together == 1 and smaller < SMALLEST_TILE):
                     raise
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
-                tile = min(tile, max(height, width)) // 2
+            if together > 1:
+                together = (together + 1) // 2
+            else:
+                tile = smaller
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def _sample(self, x_lq: Tensor, tile: int) -> Tensor:
         network = TiledNetwork(self.unet, max(tile, 2 * OVERLAP + 1))
@@ -266,10 +295,10 @@ class Restorer:
         return torch.Generator(device).manual_seed(self.seed)
 
     def _tile_for(self, batch: int) -> int:
-        """Side of the largest square that half of the free memory holds."""
-        each = BYTES_PER_PIXEL.get(self.unet.config.width, 80 * self.unet.config.width) * max(batch, 1)
-        side = int((_free_memory(self.device) / 2 / each) ** 0.5)
-        return max(side // 16 * 16, 2 * OVERLAP + 16)
+        """Side of the largest square that half of the free memory holds, within limits."""
+        each = BYTES_PER_PIXEL.get(self.unet.config.width, 80 * self.unet.config.width) * batch
+        side = int((free_memory(self.device) / 2 / each) ** 0.5)
+        return min(max(side // 16 * 16, 2 * OVERLAP + 16), LARGEST_TILE)
 
 
 def _default_device() -> str:
@@ -288,17 +317,6 @@ def _native_dtype(device: torch.device) -> torch.dtype:
     else:
         native = False
     return torch.bfloat16 if native else torch.float32
-
-
-def _free_memory(device: torch.device) -> int:
-    """Bytes; a guess of 4 GiB where the system does not tell."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    with contextlib.suppress(OSError, ValueError, AttributeError, StopIteration):
-        with open("/proc/meminfo", encoding="ascii") as file:
-            line = next(line for line in file if line.startswith("MemAvailable"))
-        return int(line.split()[1]) * 1024
-    return 4 << 30
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -19,11 +19,13 @@ import torch
 from torch import Tensor
 
 from .kernels.sampler_step import StepRow, sampler_step, step_parts
-from .schedule import ResidualSchedule
+from .schedule import TIMES, ResidualSchedule
 
 METHODS = ("ddim", "ddpm", "paper")
 OFFICIAL = ("use_pred_noise", "use_x_start", "special_eta_0", "special_eta_1")
 """DiffUIR's own updates by the names in its code, for its checkpoints; RDDM's is ``"ddim"``."""
+NEARLY = 1e-5
+"""Float32 rounds a residual that is divided by less to more than a gray level."""
 
 
 class Prediction(Protocol):
@@ -36,6 +38,26 @@ class Prediction(Protocol):
     @property
     def noise(self) -> Tensor | None:
         """``[B, 3, H, W]``."""
+
+
+class Config(Protocol):
+    """What a configuration tells of the sampler: `bdg_fast.UNetConfig`."""
+
+    @property
+    def family(self) -> str:
+        """``"bdg"``, ``"diffuir"`` or ``"rddm"``."""
+
+    @property
+    def time(self) -> str:
+        """``"scaled"`` or ``"index"``."""
+
+    @property
+    def delta_end(self) -> float:
+        """Last increment of the schedule's delta."""
+
+    @property
+    def sum_scale(self) -> float:
+        """Variance of RDDM's noise."""
 
 
 Network = Callable[[Tensor, Tensor, Tensor], Prediction]
@@ -88,17 +110,24 @@ class ResidualSampler:
             raise ValueError(f"eta must be in [0, 1] and goes with 'ddim' or an official method, got {self.eta}")
         if self.start_noise is not None and not self.start_noise >= 0:
             raise ValueError(f"start_noise must not be negative, got {self.start_noise}")
+        if self.time not in TIMES:
+            raise ValueError(f"time must be 'scaled' or 'index', got {self.time!r}")
 
     @classmethod
-    def of(cls, family: str, steps: int = 3, delta_end: float = 1.8e-3) -> ResidualSampler:
-        """The sampler that weights of a family were made for: ``"bdg"``, ``"diffuir"`` or ``"rddm"``."""
-        if family == "diffuir":
-            return cls.official(steps, delta_end)
-        if family == "rddm":
-            return cls(
-                schedule=ResidualSchedule.rddm(), steps=steps, start_noise=1.0, clamp_residual=True, time="index"
-            )
-        return cls(schedule=ResidualSchedule.linear(delta_end=delta_end), steps=steps)
+    def of(cls, config: Config, steps: int = 3) -> ResidualSampler:
+        """The sampler that weights were made for, by what their configuration (`bdg_fast.UNetConfig`) tells."""
+        if config.family == "diffuir":
+            return cls.official(steps, config.delta_end)
+        if config.family == "bdg":
+            return cls(schedule=ResidualSchedule.linear(delta_end=config.delta_end), steps=steps, time=config.time)
+        own = ResidualSchedule.rddm(sum_scale=config.sum_scale)
+        return cls(
+            schedule=own if config.time == "index" else ResidualSchedule.linear(delta_end=0),
+            steps=steps,
+            start_noise=config.sum_scale**0.5,
+            clamp_residual=True,
+            time=config.time,
+        )
 
     @property
     def draws(self) -> bool:
@@ -182,14 +211,14 @@ class ResidualSampler:
         key = (heads, torch.device(device), torch.float64 if dtype == torch.float64 else torch.float32)
         if key not in self._kept:
             rows = [row.padded() for row in self.rows(heads)]
-            self._kept[key] = torch.tensor(rows, dtype=torch.float64).to(key[1], key[2])
+            self._kept[key] = torch.tensor(rows, dtype=key[2]).to(key[1])
         return self._kept[key]
 
     def rows(self, heads: str) -> tuple[StepRow, ...]:
         """Coefficients of all steps, for a network with ``heads``: ``"residual"``, ``"noise"`` or ``"both"``.
 
         Raises:
-            ValueError: a time at which noise alone does not tell the residual, ``A_t = 1``.
+            ValueError: a time at which noise alone does not tell the residual, ``A_t = 1`` or nearly.
         """
         if heads not in self._kept_rows:
             times = itertools.pairwise(self.schedule.times(self.steps))
@@ -211,8 +240,8 @@ class ResidualSampler:
         if heads == "both":
             row = StepRow(clean_x_t=1.0, clean_x_lq=d, clean_residual=-a, clean_noise=-b)
         elif heads == "noise":
-            if a == 1:
-                raise ValueError(f"the residual cannot be told from noise alone at t = {t}, where A_t = 1")
+            if 1 - a < NEARLY:  # rounding of the noise would become a residual of its own
+                raise ValueError(f"the residual cannot be told from noise alone at t = {t}, where A_t = {a:.6g}")
             row = _completing(row, 1 / (a - 1), -(1 - d) / (a - 1), -b / (a - 1))
         elif b > 0:  # without noise there is none to tell
             row = _completing(row, 1 / b, -(1 - d) / b, -(a - 1) / b)

@@ -22,6 +22,13 @@ from torch import Tensor
 
 STEPS = 1000
 STAGES = ("generation", "bridging", "restoration")
+TIMES = ("scaled", "index")
+"""Units of a network's time: ``1000 A_t``, or ``t`` itself."""
+
+
+def _check_delta(delta_end: float) -> None:
+    if not 0 <= delta_end < math.inf:
+        raise ValueError(f"delta_end must not be negative, got {delta_end}")
 
 
 class StepCoefficients(NamedTuple):
@@ -63,6 +70,7 @@ class ResidualSchedule:
     @classmethod
     def linear(cls, steps: int = STEPS, delta_end: float = 1.8e-3) -> ResidualSchedule:
         """The published one: DiffUIR's tables to the bit (``delta_end`` 1.8e-3 or 1.5e-3); 0 for RDDM's linear one."""
+        _check_delta(delta_end)
         beta = torch.linspace(1e-4, 0.02, steps, dtype=torch.float32)
         product = (1 - beta).cumprod(0)  # float32, as the published codes have it
         if delta_end:
@@ -74,6 +82,7 @@ class ResidualSchedule:
     @classmethod
     def cosine(cls, steps: int = STEPS, delta_end: float = 1.8e-3, offset: float = 0.008) -> ResidualSchedule:
         """Nichol and Dhariwal's cosine signal level, as the linear schedule uses its own."""
+        _check_delta(delta_end)
         t = torch.arange(1, steps + 1, dtype=torch.float64) / steps
         level = torch.cos((t + offset) / (1 + offset) * (math.pi / 2)) ** 2
         product = (level / math.cos(offset / (1 + offset) * (math.pi / 2)) ** 2).clamp(0, 1)
@@ -117,26 +126,53 @@ class ResidualSchedule:
         return spaced[::-1]
 
     def at(self, t: int) -> tuple[float, float, float]:
-        """``A_t, B_t, D_t``; zeros at ``t = -1``."""
+        """``A_t, B_t, D_t``; zeros at ``t = -1``.
+
+        Raises:
+            ValueError: ``t`` is not in -1..T-1.
+        """
+        if not -1 <= t < len(self):
+            raise ValueError(f"t must be in -1..{len(self) - 1}, got {t}")
         if t < 0:
             return 0.0, 0.0, 0.0
         return self.alpha[t].item(), math.sqrt(self.beta2[t].item()), self.delta[t].item()
 
     def coefficients(self, t: int, s: int, eta: float) -> StepCoefficients:
-        """Of the implicit step from ``t`` to ``s < t``; ``eta`` in [0, 1]."""
+        """Of the implicit step from ``t`` to ``s < t``; ``eta`` in [0, 1].
+
+        Raises:
+            ValueError: times or ``eta`` beyond that.
+        """
+        if t <= s:
+            raise ValueError(f"s must be below t = {t}, got {s}")
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta must be in [0, 1], got {eta}")
         (a_t, b_t, d_t), (a_s, b_s, d_s) = self.at(t), self.at(s)
         sigma2 = eta * (b_t**2 - b_s**2) * b_s**2 / b_t**2 if b_t > 0 else 0.0
         return StepCoefficients(a_t - a_s, b_t - math.sqrt(max(b_s**2 - sigma2, 0.0)), d_t - d_s, math.sqrt(sigma2))
 
     def network_time(self, t: int | Tensor, units: str = "scaled") -> Tensor:
-        """What the network takes for time ``t`` (`UNetConfig.time`): float32 ``1000 A_t``, or ``t`` itself."""
-        index = torch.as_tensor(t, device="cpu")
+        """What the network takes for time ``t`` (`UNetConfig.time`): float32 ``1000 A_t``, or ``t`` itself.
+
+        Raises:
+            ValueError: other ``units``, or ``t`` is not in 0..T-1.
+        """
+        if units not in TIMES:
+            raise ValueError(f"units must be 'scaled' or 'index', got {units!r}")
+        index = self._index(t)
         found = self.alpha[index].float() * 1000 if units == "scaled" else index.float()
         return found.to(t.device) if isinstance(t, Tensor) else found
 
+    def _index(self, t: int | Tensor) -> Tensor:
+        """``t`` on the CPU, in 0..T-1: a negative one would count from the end."""
+        index = torch.as_tensor(t, device="cpu")
+        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < len(self):
+            raise ValueError(f"t must be in 0..{len(self) - 1}, got {index.tolist()}")
+        return index
+
     def forward_table(self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
         """``A_t, B_t, D_t`` of every time, ``[T, 3]``: what `bdg_fast.kernels.forward_process` takes."""
-        return torch.stack((self.alpha, self.beta2.sqrt(), self.delta), 1).to(device, dtype)
+        return torch.stack((self.alpha, self.beta2.sqrt(), self.delta), 1).to(dtype).to(device)
 
     def diffuse(self, x_0: Tensor, x_lq: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """``x_t`` by the closed form.
@@ -144,7 +180,12 @@ class ResidualSchedule:
         Args:
             x_0, x_lq, noise: ``[B, 3, H, W]``.
             t: int64 ``[B]`` in 0..T-1, on any device.
+
+        Raises:
+            ValueError: ``t`` is beyond that.
         """
-        index = t.cpu()
-        a, b2, d = (table[index].to(x_0).view(-1, 1, 1, 1) for table in (self.alpha, self.beta2, self.delta))
+        index = self._index(t)
+        # type before device: not every device has float64
+        tables = (table[index].to(x_0.dtype).to(x_0.device) for table in (self.alpha, self.beta2, self.delta))
+        a, b2, d = (table.view(-1, 1, 1, 1) for table in tables)
         return x_0 + a * (x_lq - x_0) + b2.sqrt() * noise - d * x_lq

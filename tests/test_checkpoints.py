@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bdg_fast import SIZES, Restorer, UNet, UNetConfig
+from bdg_fast import SIZES, ResidualSampler, ResidualSchedule, Restorer, UNet, UNetConfig
 from bdg_fast.models.checkpoints import CheckpointError
 
 FIXTURES = Path(__file__).with_name("fixtures") / "diffuir"
@@ -76,6 +76,54 @@ def test_the_schedule_is_read_off_official_files(state, tmp_path):
     unet.save_pretrained(tmp_path / "ours")
     assert UNet.from_pretrained(tmp_path / "ours").config == unet.config
     assert Restorer(unet).sampler.method == "use_pred_noise"
+
+
+@pytest.mark.parametrize(
+    ("tables", "shared", "expected"),
+    [
+        (ResidualSchedule.rddm(sum_scale=0.01), True, ("index", 0.1)),
+        (ResidualSchedule.rddm(), False, ("index", 1.0)),
+        (ResidualSchedule.linear(delta_end=0), False, ("scaled", 0.1)),  # as RDDM's later code has it
+    ],
+)
+def test_rddm_training_files_bring_their_schedule(state, tables, shared, expected, tmp_path):
+    weights = load_file(FIXTURES / "rddm_shared_state.safetensors") if shared else state
+    weights |= {"alphas_cumsum": tables.alpha.float(), "betas2_cumsum": tables.beta2.float()}
+    torch.save({"step": 3, "model": weights}, tmp_path / "model.pt")
+    unet = UNet.from_pretrained(tmp_path / "model.pt")
+    assert unet.config.family == "rddm"
+    sampler = ResidualSampler.of(unet.config)
+    assert (sampler.time, sampler.start_noise) == pytest.approx(expected) and sampler.method == "ddim"
+    for name in ("alpha", "beta2"):
+        torch.testing.assert_close(getattr(sampler.schedule, name), getattr(tables, name))
+    unet.save_pretrained(tmp_path / "ours")
+    assert UNet.from_pretrained(tmp_path / "ours").config == unet.config
+
+
+def test_our_names_need_a_configuration(tmp_path):
+    unet = UNet(replace(SMALL, heads="noise"))
+    torch.save(unet.state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match=r"weights\.pt holds weights of a UNet but no configuration: give"):
+        UNet.from_pretrained(tmp_path / "weights.pt")
+    found = UNet.from_pretrained(tmp_path / "weights.pt", config=unet.config)
+    assert equal(found, unet) and found.config == unet.config
+    unet.save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"config must not be given .* has its own"):
+        UNet.from_pretrained(tmp_path / "model", config=unet.config)
+
+
+@pytest.mark.parametrize("ema", [{}, {"initted": torch.tensor([True])}], ids=["empty", "new"])
+def test_an_average_without_weights_is_passed_over(state, ema, tmp_path):
+    torch.save({"ema": ema, "model": state}, tmp_path / "model.pt")
+    found = UNet.from_pretrained(tmp_path / "model.pt")
+    assert equal(found, UNet.from_pretrained(FIXTURES / "T_state.safetensors"))
+
+
+def test_options_of_the_hub_are_refused_for_local_paths():
+    path = FIXTURES / "T_state.safetensors"
+    for load in (UNet.from_pretrained, Restorer.from_pretrained):
+        with pytest.raises(TypeError, match="stpes"):
+            load(path, stpes=5)
 
 
 def test_keys_that_do_not_fit_are_named(state, tmp_path):
@@ -146,6 +194,15 @@ def test_names_on_the_hub_are_fetched(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     assert equal(UNet.from_pretrained("someone/some-model", revision="v1"), unet)
     assert asked == [("someone/some-model", "v1", {"allow_patterns": ["config.json", "model.safetensors"]})]
+
+
+def test_mistyped_names_say_that_the_hub_was_asked(monkeypatch):
+    def fetch(name, **_):
+        raise ConnectionError("no route to the hub\nand much more")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    with pytest.raises(FileNotFoundError, match=r"file 'models/rian', and the hub .*: no route to the hub$"):
+        UNet.from_pretrained("models/rian")
 
 
 def test_networks_are_pushed_to_the_hub(tmp_path, monkeypatch):

@@ -32,6 +32,8 @@ def test_safetensors_holds_matrices_names_and_settings(folder, tmp_path, capsys)
     assert main(["glcm", str(folder), "--output", str(output), "--levels", "16", "--scales", "1,3"]) == 1
     captured = capsys.readouterr()
     assert "broken.png" in captured.err
+    (tmp_path / "new").touch()
+    assert output.stat().st_mode == (tmp_path / "new").stat().st_mode  # as any new file
     with safe_open(output, "pt") as file:
         names = json.loads(file.metadata()["names"])
         settings = json.loads(file.metadata()["settings"])

@@ -1,5 +1,7 @@
 """`bdg-fast restore` as a user meets it."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,9 @@ RNG = np.random.default_rng(0)
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
-    UNet(UNetConfig(width=8, multipliers=(1, 2))).save_pretrained(folder)
+    unet = UNet(UNetConfig(width=8, multipliers=(1, 2)))
+    torch.nn.init.normal_(unet.final.norm1.weight, mean=1)  # not fresh
+    unet.save_pretrained(folder)
     return str(folder)
 
 
@@ -68,6 +72,7 @@ def test_a_second_run_does_what_is_missing(photos, tmp_path, checkpoint, capsys)
     assert (tmp_path / "out" / "a.png").exists()
     assert (tmp_path / "out" / "c.webp").stat().st_mtime_ns == before
     assert run(*arguments) == 0
+    assert run(*arguments, "--batch", "0") == 2
     assert run(*arguments, "--force") == 0
     assert (tmp_path / "out" / "c.webp").stat().st_mtime_ns > before
 
@@ -105,6 +110,63 @@ def test_a_failed_write_is_named_and_leaves_nothing(photos, tmp_path, checkpoint
     assert sorted(p.name for p in (tmp_path / "out").rglob("*") if p.is_file()) == ["a.png", "b.jpg"]
 
 
+def test_comparisons_are_added_to_what_is_done_and_replace_nothing(photos, tmp_path, checkpoint, capsys):
+    out = tmp_path / "out"
+    assert run(photos, out, "--checkpoint", checkpoint) == 0
+    assert run(photos, out, "--checkpoint", "not needed", "--compare") == 0
+    found = np.array(Image.open(out / "a_compare.png"))
+    assert np.array_equal(found[:, 31:], np.array(Image.open(out / "a.png")))
+    assert Image.open(out / "deep" / "b_compare.png").size == (36, 33)
+    (out / "a_compare.png").write_text("mine")
+    (out / "a.png").unlink()
+    capsys.readouterr()
+    assert run(photos, out, "--checkpoint", checkpoint, "--compare") == 0
+    assert "3 of 3 comparisons are there already" in capsys.readouterr().out
+    assert (out / "a.png").exists() and (out / "a_compare.png").read_text() == "mine"
+    assert run(photos, out, "--checkpoint", checkpoint, "--compare", "--force") == 0
+    assert Image.open(out / "a_compare.png").size == (62, 20)
+
+
+def test_names_of_the_most_bytes(tmp_path, checkpoint):
+    name = "n" * 251 + ".png"
+    Image.new("RGB", (16, 16)).save(tmp_path / name)
+    assert run(tmp_path / name, tmp_path / "out", "--checkpoint", checkpoint) == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+
+def test_lost_transparency_is_told_once(photos, tmp_path, checkpoint, capsys):
+    for name in ("x.gif", "y.gif"):
+        Image.new("RGBA", (16, 16), (90, 90, 90, 0)).save(photos / name)
+    assert run(photos, tmp_path / "out", "--checkpoint", checkpoint) == 0
+    assert capsys.readouterr().err.count("transparency lost in 2, as ") == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "out", "message"),
+    [
+        (["a.png"], "x.avif", "OUT must end in / to be a folder, or tell a format by .png"),
+        (["bare"], "out", "OUT must tell a format by .*/out/bare"),
+        (["a.png", "c.webp"], "file", "OUT must be a folder for several images, got .*/file"),
+        (["a.png"], "file", "OUT must be a folder, got .*/file"),
+        (["a.png"], "file/deep", "OUT must be a folder, or one that can be made: .*/file"),
+    ],
+)
+def test_outputs_that_cannot_be_are_told_before_any_work(
+    photos, tmp_path, checkpoint, capsys, names, out, message, monkeypatch
+):
+    monkeypatch.setattr("bdg_fast.Restorer.stream", None)
+    (tmp_path / "file").touch()
+    Image.new("RGB", (9, 9)).save(photos / "bare", format="png")
+    assert run(*(photos / name for name in names), tmp_path / out, "--checkpoint", checkpoint) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists() and not (tmp_path / "x.avif").exists()
+
+
+def test_a_single_file_to_a_folder_with_a_dot(photos, tmp_path, checkpoint):
+    assert run(photos / "a.png", f"{tmp_path}/out.v2/", "--checkpoint", checkpoint) == 0
+    assert (tmp_path / "out.v2" / "a.png").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -113,6 +175,10 @@ def test_a_failed_write_is_named_and_leaves_nothing(photos, tmp_path, checkpoint
         (["--checkpoint", "MODEL", "--steps", "0"], "steps must be in 1..1000, got 0"),
         (["--checkpoint", "MODEL", "--tile", "10"], "tile must be more than twice"),
         (["--checkpoint", "MODEL", "--batch", "0"], "--batch must be at least 1, got 0"),
+        (
+            ["--checkpoint", "MODEL", "--seed", str(2**64)],
+            "seed must be an integer of 64 bits, got 1844674407",
+        ),
         (["--checkpoint", "MODEL", "--device", "toaster"], None),
     ],
 )

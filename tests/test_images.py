@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from bdg_fast.data.images import ImageReadError, as_unit_rgb, bundled_photographs, list_images, read_image
 
@@ -20,6 +21,14 @@ def test_lists_files_folders_and_patterns_once(tmp_path):
     names = [path.relative_to(tmp_path).as_posix() for path in list_images([tmp_path, tmp_path / "b.png"])]
     assert names == ["a.jpg", "b.png", "deep/c.png"]
     assert [path.name for path in list_images([str(tmp_path / "*.png")])] == ["b.png"]
+
+
+def test_hidden_files_of_a_folder_are_left_out(tmp_path):
+    (tmp_path / ".previews").mkdir()
+    for name in ("a.png", ".b.png", "._a.png", ".previews/c.png"):
+        Image.fromarray(GRAY).save(tmp_path / name)
+    assert list_images([tmp_path]) == [tmp_path / "a.png"]
+    assert list_images([tmp_path / ".b.png"]) == [tmp_path / ".b.png"]  # named
 
 
 def test_nothing_found_is_an_error(tmp_path):
@@ -72,6 +81,23 @@ def test_applies_exif_orientation(tmp_path, suffix, orientation):
         expected = np.array(ImageOps.exif_transpose(file))
     assert orientation == 1 or not np.array_equal(expected, GRAY)
     assert np.array_equal(read_image(path)[0].numpy(), expected)
+
+
+def test_applies_orientation_told_by_xmp(tmp_path):
+    info = PngInfo()
+    xmp = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    info.add_itxt("XML:com.adobe.xmp", xmp)
+    Image.fromarray(GRAY).save(tmp_path / "a.png", pnginfo=info)
+    assert np.array_equal(read_image(tmp_path / "a.png")[0].numpy(), np.rot90(GRAY, -1))
+
+
+@pytest.mark.parametrize(("mode", "clear"), [("RGB", (20, 20, 20)), ("L", 20), ("P", 1)])
+def test_one_clear_colour_is_read_as_any_other(tmp_path, mode, clear):
+    image = Image.fromarray(GRAY).convert(mode)
+    image.save(tmp_path / "plain.png")
+    image.save(tmp_path / "clear.png", transparency=clear)
+    assert "transparency" in Image.open(tmp_path / "clear.png").info
+    assert torch.equal(read_image(tmp_path / "clear.png"), read_image(tmp_path / "plain.png"))
 
 
 def test_ill_typed_exif_does_not_cost_the_photograph(tmp_path):

@@ -4,6 +4,8 @@ import importlib.util
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bdg_fast.kernels.pixelwise.reference import box_muller, normals, philox
 
@@ -26,6 +28,25 @@ VECTORS = [  # of Random123: counter, key, block
 def test_philox_equals_the_published_vectors(counter, key, block):
     found = philox(tuple(map(torch.tensor, counter)), tuple(map(torch.tensor, key)))
     assert tuple(map(int, found)) == block
+
+
+class NoFloat64(TorchDispatchMode):
+    """As a device of type cuda without float64 would have it."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        found = function(*arguments, **(options or {}))
+        if isinstance(found, torch.Tensor) and found.device.type == "cuda":
+            assert found.dtype != torch.float64, function
+        return found
+
+
+def test_devices_without_float64_are_spared_it(monkeypatch):
+    monkeypatch.setattr("bdg_fast.kernels.pixelwise.reference.WITHOUT_FLOAT64", ("cuda",))
+    with FakeTensorMode():
+        seed = torch.zeros(2, dtype=torch.int64, device="cuda")
+        with NoFloat64():
+            found = normals(seed, 4, 5, torch.zeros(1, dtype=torch.int64, device="cuda"), 0)
+    assert (found.device.type, found.dtype, found.shape) == ("cuda", torch.float32, (2, 3, 4, 5))
 
 
 @pytest.mark.skipif(not HAS_TRITON, reason="needs triton")

@@ -1,6 +1,7 @@
-"""Restoring pictures: every type comes back as it was, every size works, tiles leave no seam."""
+"""Restoring pictures: every size works, company changes nothing, tiles leave no seam (types: test_convert.py)."""
 
 import itertools
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from bdg_fast import ResidualSampler, ResidualSchedule, Restorer, UNet, UNetConfig, UNetOutput
-from bdg_fast.data.convert import as_picture
-from bdg_fast.data.images import ImageReadError
+from bdg_fast.data.convert import Picture, as_picture
+from bdg_fast.data.images import ImageReadError, bundled_photographs
+from bdg_fast.memory import free_memory
 from bdg_fast.restorer import TiledNetwork
 
 FIXTURES = Path(__file__).with_name("fixtures") / "diffuir"
@@ -20,60 +22,19 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture(scope="module")
 def restorer():
+    return Restorer(trained(1, 2), device="cpu")
+
+
+def picture(size):
+    return Image.fromarray(RNG.integers(0, 256, (*size[::-1], 3), np.uint8))
+
+
+def trained(*multipliers):
+    """A small network whose weights are random, but not fresh."""
     torch.manual_seed(0)
-    return Restorer(UNet(UNetConfig(width=8, multipliers=(1, 2))), device="cpu")
-
-
-class Identity(Restorer):
-    """Everything but the network."""
-
-    def __init__(self):
-        pass
-
-    def restore(self, pixels):
-        return pixels.clone()
-
-
-def picture(mode, size=(31, 20)):
-    if mode == "I;16":
-        return Image.fromarray(RNG.integers(0, 65536, size[::-1], np.uint16))
-    colour = Image.fromarray(RNG.integers(0, 256, (*size[::-1], 4), np.uint8))
-    return colour.convert("L").convert(mode) if mode == "1" else colour.convert(mode)
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "I;16"])
-def test_pictures_keep_mode_pixels_and_alpha(mode):
-    image = picture(mode)
-    same = Identity()(image)
-    assert same.mode == image.mode
-    assert np.array_equal(np.array(same), np.array(image))
-
-
-@pytest.mark.parametrize(("mode", "becomes"), [("P", "RGB"), ("1", "L"), ("CMYK", "RGB"), ("YCbCr", "RGB")])
-def test_other_modes_become_rgb(mode, becomes):
-    image = picture(mode)
-    same = Identity()(image)
-    assert same.mode == becomes
-    assert np.array_equal(np.array(same), np.array(image.convert(becomes)))
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_profile_and_exif_are_kept(orientation, tmp_path):
-    image = picture("RGB")
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    image.save(tmp_path / "a.png", exif=exif, icc_profile=b"profile", dpi=(300, 300))
-    same = Identity()(tmp_path / "a.png")
-    assert np.array_equal(np.array(same), np.array(image))  # stored as it was
-    assert same.info["icc_profile"] == b"profile"
-    same.save(tmp_path / "b.png", **same.info)
-    assert Image.open(tmp_path / "b.png").getexif()[0x0112] == orientation
-    # the network sees it upright
-    from PIL import ImageOps
-
-    upright = np.array(ImageOps.exif_transpose(Image.open(tmp_path / "a.png")))
-    seen = as_picture(tmp_path / "a.png").pixels[0].permute(1, 2, 0).mul(255).round().numpy()
-    assert np.array_equal(seen, upright)
+    unet = UNet(UNetConfig(width=8, multipliers=multipliers))
+    torch.nn.init.normal_(unet.final.norm1.weight, mean=1)
+    return unet
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])
@@ -81,9 +42,6 @@ def test_orientation_profile_and_exif_are_kept(orientation, tmp_path):
 def test_arrays_and_tensors_keep_type_and_shape(dtype, shape, restorer):
     image = RNG.random(shape)
     image = (image * np.iinfo(dtype).max).astype(dtype) if np.issubdtype(dtype, np.integer) else image.astype(dtype)
-    same = Identity()(image)
-    assert same.dtype == image.dtype and same.shape == image.shape
-    np.testing.assert_allclose(same, image, rtol=0, atol=1e-6 if image.dtype.kind == "f" else 0)
     restored = restorer(image)
     assert restored.dtype == image.dtype and restored.shape == image.shape
     if len(shape) == 3:
@@ -101,7 +59,7 @@ def test_arrays_and_tensors_keep_type_and_shape(dtype, shape, restorer):
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (17, 64), (65, 33)])
 def test_any_size(restorer, size):
-    restored = restorer(picture("RGB", size))
+    restored = restorer(picture(size))
     assert restored.size == size and restored.mode == "RGB"
 
 
@@ -115,7 +73,7 @@ def test_results_do_not_depend_on_company(restorer):
     for one, other in zip(alone, together, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
     noisy = Restorer(
-        UNet(UNetConfig(width=8, multipliers=(1,))),
+        trained(1),
         ResidualSampler(schedule=ResidualSchedule.linear(), method="ddpm"),
         device="cpu",
     )
@@ -125,7 +83,7 @@ def test_results_do_not_depend_on_company(restorer):
 
 def test_a_stream_gives_what_single_calls_give(restorer, tmp_path):
     sizes = [(20, 24), (9, 30), (20, 24), (9, 30), (20, 24), (7, 7), (20, 24)]
-    images = [picture("RGB", size) for size in sizes]
+    images = [picture(size) for size in sizes]
     paths = [tmp_path / f"{i}.png" for i in range(len(images))]
     for path, image in zip(paths, images, strict=True):
         image.save(path)
@@ -157,9 +115,57 @@ def test_a_stream_evaluates_sizes_together_and_holds_few(restorer, monkeypatch):
     finished = 0
     for _ in restorer.stream(images(), batch=4):
         finished += 1
-        assert len(read) - finished <= 2 * 4 + 1 + 4 + 2  # waiting, in hand, done with it, being read
+        assert len(read) - finished <= 2 * 4 + 1 + 4 + (2 + 2 * 4)  # waiting, in hand, done with it, being read
     assert finished == 40 and sum(batches) == 40
     assert batches.count(4) >= 8
+
+
+def test_a_stream_reads_the_next_batch_while_one_is_restored(restorer, monkeypatch):
+    read, restored, ahead = [], [], []
+
+    def as_picture(image):
+        read.append(image)
+        return Picture(torch.zeros(1, 3, 8, 8), lambda pixels: pixels)
+
+    def restore(self, pixels):
+        restored.extend(pixels)
+        wanted, deadline = min(len(restored) + 4, 12), time.monotonic() + 5
+        while len(read) < wanted and time.monotonic() < deadline:
+            time.sleep(0.001)
+        ahead.append(len(read) >= wanted)
+        return pixels
+
+    monkeypatch.setattr("bdg_fast.data.convert.as_picture", as_picture)
+    monkeypatch.setattr(Restorer, "restore", restore)
+    assert len(list(restorer.stream(range(12), batch=4))) == 12
+    assert ahead == [True] * 3
+
+
+def test_whoever_leaves_a_stream_waits_for_no_more_pictures(restorer, monkeypatch):
+    read = []
+
+    def as_picture(image):
+        time.sleep(0.01)
+        read.append(image)
+        return Picture(torch.zeros(1, 3, 8, 8), lambda pixels: pixels)
+
+    monkeypatch.setattr("bdg_fast.data.convert.as_picture", as_picture)
+    monkeypatch.setattr(Restorer, "restore", lambda self, pixels: pixels)
+    stream = restorer.stream(range(100), batch=20)
+    next(stream)
+    stream.close()
+    assert len(read) < 40  # of 62 asked for
+
+
+def test_what_came_before_an_error_of_the_source_is_given_back(restorer):
+    def images():
+        yield from (torch.zeros(3, 8, 8), torch.zeros(3, 8, 9), torch.zeros(3, 8, 8))
+        raise RuntimeError("the disk is gone")
+
+    stream = restorer.stream(images(), batch=2)
+    assert sorted(next(stream).number for _ in range(3)) == [0, 1, 2]
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        next(stream)
 
 
 def test_one_failure_in_a_batch_stays_alone(restorer, monkeypatch):
@@ -177,27 +183,8 @@ def test_one_failure_in_a_batch_stays_alone(restorer, monkeypatch):
         restorer.stream(images, batch=0)
 
 
-def test_orientation_outside_of_exif_comes_back_upright(tmp_path):
-    image = picture("RGB")
-    image.save(tmp_path / "a.tif", tiffinfo={0x0112: 6})
-    same = Identity()(tmp_path / "a.tif")
-    assert same.size == image.size[::-1]
-    assert np.array_equal(np.array(same), np.array(image.transpose(Image.Transpose.ROTATE_270)))
-
-
-def test_one_clear_colour_becomes_alpha(tmp_path):
-    for mode, clear, becomes in (("RGB", (1, 2, 3), "RGBA"), ("L", 7, "LA")):
-        image = Image.new(mode, (6, 5), clear)
-        image.putpixel((0, 0), (9, 9, 9) if mode == "RGB" else 9)
-        image.save(tmp_path / "clear.png", transparency=clear)
-        same = Identity()(tmp_path / "clear.png")
-        assert same.mode == becomes
-        alpha = np.array(same)[:, :, -1]
-        assert alpha[0, 0] == 255 and alpha.sum() == 255
-
-
 def test_low_precision_is_chosen_where_it_is_native(monkeypatch):
-    unet = UNet(UNetConfig(width=8, multipliers=(1,)))
+    unet = trained(1)
     for capabilities, dtype in (
         ({"avx2": True}, torch.float32),
         ({"avx512_bf16": True}, torch.bfloat16),
@@ -247,15 +234,17 @@ def test_tiles_equal_the_whole(size):
         assert difference.mean() < 1e-3
 
 
-def test_no_seam_shows():
-    """Where tiles meet, neighbouring pixels differ no more than elsewhere."""
-    smooth = torch.linspace(0.2, 0.8, 420).expand(1, 3, 200, 420)
-    torch.manual_seed(0)
-    restorer = Restorer(UNet(UNetConfig(width=8, multipliers=(1, 1, 1, 2))), device="cpu")
-    tiled = Restorer(restorer.unet, restorer.sampler, device="cpu", tile=160)
-    whole, result = restorer.restore(smooth), tiled.restore(smooth)
+def test_tiles_are_close_to_the_whole_and_show_no_seam():
+    """With real weights; a tile's statistics are its own, so that 30.2 dB is what is found."""
+    photograph = Image.open(bundled_photographs()[0]).convert("RGB").resize((336, 176))
+    pixels = torch.from_numpy(np.array(photograph)).permute(2, 0, 1)[None] / 255
+    restorer = Restorer.from_pretrained(FIXTURES / "T_state.safetensors", device="cpu", dtype="float32")
+    tiled = Restorer(restorer.unet, restorer.sampler, device="cpu", dtype="float32", tile=192)
+    whole, result = restorer.restore(pixels), tiled.restore(pixels)
+    assert -10 * (whole - result).square().mean().log10() > 29
+    # neighbouring columns differ no more than in the whole, wherever tiles begin and end
     steps, expected = ((image[..., 1:] - image[..., :-1]).abs().mean((0, 1, 2)) for image in (result, whole))
-    assert (steps - expected).abs().max() < 0.5 * expected.mean() + 0.01
+    assert (steps - expected).abs().max() < 0.5 * expected.mean()
 
 
 def test_tiles_cover_everything_evenly():
@@ -280,19 +269,55 @@ def test_out_of_memory_halves_the_tiles(restorer, monkeypatch):
     monkeypatch.setattr(Restorer, "_tile_for", lambda self, batch: 4096)
     restorer.restore(torch.zeros(1, 3, 1000, 900))
     assert tiles == [4096, 500, 250]
-    tiles.clear()
     monkeypatch.setattr(Restorer, "_sample", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("again")))
     with pytest.raises(torch.OutOfMemoryError):
         restorer.restore(torch.zeros(1, 3, 1000, 900))
 
 
+def test_out_of_memory_halves_the_batch_first(restorer, monkeypatch):
+    tried = []
+
+    def sample(self, x_lq, tile):
+        tried.append((len(x_lq), tile))
+        if len(x_lq) * tile > 500:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return (x_lq + 1) / 2
+
+    monkeypatch.setattr(Restorer, "_sample", sample)
+    monkeypatch.setattr(Restorer, "_tile_for", lambda self, batch: 1000)
+    images = torch.rand(5, 3, 8, 1000)
+    torch.testing.assert_close(restorer.restore(images), images)
+    assert tried == [(5, 1000), (3, 1000), (2, 1000), (1, 1000), *[(1, 500)] * 5]
+
+
 def test_tile_size_follows_free_memory(restorer, monkeypatch):
     sides = []
-    for free in (1 << 30, 4 << 30, 64 << 30):
-        monkeypatch.setattr("bdg_fast.restorer._free_memory", lambda device, free=free: free)
+    for free in (1 << 20, 1 << 28, 1 << 30, 64 << 30):
+        monkeypatch.setattr("bdg_fast.restorer.free_memory", lambda device, free=free: free)
         sides.append(restorer._tile_for(1))
-    assert sides == sorted(sides) and sides[0] < sides[-1]
-    assert restorer._tile_for(4) < sides[-1]
+    assert sides == sorted(sides) and sides[0] == 144 and sides[1] < sides[2] < sides[3] == 1024
+    assert restorer._tile_for(400) < sides[-1]
+
+
+def test_free_memory_respects_the_limits_of_containers(tmp_path):
+    def write(path, text):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+        return free_memory(torch.device("cpu"), tmp_path)
+
+    mib = 1 << 20
+    assert free_memory(torch.device("cpu"), tmp_path) == 4096 * mib  # nothing told
+    assert write("proc/meminfo", "MemTotal: 9999999 kB\nMemAvailable:  8388608 kB\nHugePages_Total: 0\n") == 8192 * mib
+    write("sys/fs/cgroup/memory.current", str(300 * mib))
+    assert write("sys/fs/cgroup/memory.max", "max\n") == 8192 * mib
+    assert write("sys/fs/cgroup/memory.max", f"{1000 * mib}\n") == 700 * mib
+    assert write("sys/fs/cgroup/memory.stat", f"anon 1\ninactive_file {50 * mib}\n") == 750 * mib  # of files
+    write("proc/self/cgroup", "0::/system/one.service\n")
+    write("sys/fs/cgroup/system/memory.current", str(100 * mib))
+    assert write("sys/fs/cgroup/system/memory.max", str(150 * mib)) == 50 * mib  # a limit of a group around ours
+    write("sys/fs/cgroup/memory/memory.usage_in_bytes", str(10 * mib))
+    assert write("sys/fs/cgroup/memory/memory.limit_in_bytes", str(30 * mib)) == 20 * mib
+    assert write("sys/fs/cgroup/memory/memory.limit_in_bytes", "0") == 0
 
 
 def test_low_precision_is_close(restorer):
@@ -303,23 +328,24 @@ def test_low_precision_is_close(restorer):
     assert 10 * torch.log10(1 / error) > 30
 
 
-@pytest.mark.parametrize(
-    ("image", "error", "message"),
-    [
-        ([1, 2], TypeError, "image must be a PIL image, an array, a tensor or a path, got list"),
-        (np.zeros((4, 4), np.int32), TypeError, "image must be uint8, uint16 or floating, got int32"),
-        (np.zeros((4, 4, 2), np.uint8), ValueError, r"image must have shape \[H, W\] or .*got \[4, 4, 2\]"),
-        (torch.zeros(2, 4, 4), ValueError, r"image must have shape \[C, H, W\].*got \[2, 4, 4\]"),
-        (torch.zeros(3, 0, 4), ValueError, r"image must have shape .*got \[3, 0, 4\]"),
-        (torch.zeros(3, 4, 4, dtype=torch.int64), TypeError, "image must be uint8, uint16 or floating, got int64"),
-        (torch.full((3, 4, 4), torch.nan), ValueError, "image must be finite"),
-        (Image.new("F", (4, 4)), ValueError, "floating-point pixels"),
-        ("nowhere.png", ImageReadError, "nowhere.png"),
-    ],
-)
-def test_bad_images_are_named(restorer, image, error, message):
-    with pytest.raises(error, match=message):
-        restorer(image)
+def test_fresh_networks_are_told():
+    with pytest.warns(UserWarning, match="unet is not trained"):
+        Restorer(UNet(UNetConfig(width=8, multipliers=(1,))), device="cpu")
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_no_images_give_none(shared):
+    config = UNetConfig(width=8, multipliers=(1, 2), heads="both" if shared else "residual", shared_encoder=shared)
+    unet = UNet(config).eval()
+    none = torch.zeros(0, 3, 20, 24)
+    assert unet(none, none, torch.zeros(0)).residual.shape == none.shape
+    for method in ("ddim", "ddpm", "use_pred_noise"):
+        sampler = ResidualSampler(schedule=ResidualSchedule.linear(), method=method)
+        assert sampler(unet, none).shape == none.shape
+    if not shared:
+        whole, tiled = (Restorer(trained(1, 2), device="cpu", tile=tile) for tile in (None, 144))
+        assert whole.restore(none).shape == none.shape
+        assert tiled(torch.zeros(0, 4, 20, 208)).shape == (0, 4, 20, 208)
 
 
 def test_bad_settings_are_named():
@@ -328,6 +354,6 @@ def test_bad_settings_are_named():
         ({"tile": 100}, "tile must be more than twice"),
     ):
         with pytest.raises(ValueError, match=message):
-            Restorer(UNet(UNetConfig(width=8, multipliers=(1,))), device="cpu", **options)
+            Restorer(trained(1), device="cpu", **options)
     with pytest.raises(FileNotFoundError, match="no checkpoint comes with this version"):
         Restorer.from_pretrained()

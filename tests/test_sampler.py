@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bdg_fast import ResidualSampler, ResidualSchedule, UNet, UNetOutput
+from bdg_fast import ResidualSampler, ResidualSchedule, UNet, UNetConfig, UNetOutput
 from bdg_fast.sampler import METHODS, OFFICIAL
 
 FIXTURES = Path(__file__).with_name("fixtures") / "diffuir"
@@ -194,6 +194,7 @@ def test_tables_are_kept():
         ({"eta": 2.0}, r"eta must be in \[0, 1\].*got 2.0"),
         ({"eta": 0.5, "method": "ddpm"}, "eta must be in .* goes with 'ddim'"),
         ({"start_noise": -1.0}, "start_noise must not be negative"),
+        ({"time": "bogus"}, "time must be 'scaled' or 'index', got 'bogus'"),
     ],
 )
 def test_bad_settings_are_named(options, message):
@@ -205,6 +206,13 @@ def test_a_network_without_a_head_is_named():
     sampler = ResidualSampler(schedule=ResidualSchedule.linear())
     with pytest.raises(ValueError, match="network must predict a residual, noise, or both"):
         sampler(lambda x, lq, time: UNetOutput(None, None, x), torch.zeros(1, 3, 4, 4))
-    rddm = ResidualSampler(schedule=ResidualSchedule.rddm())
-    with pytest.raises(ValueError, match="cannot be told from noise alone at t = 999"):
-        rddm(lambda x, lq, time: UNetOutput(None, x, x), torch.zeros(1, 3, 4, 4))
+    for schedule in (ResidualSchedule.rddm(), ResidualSchedule.cosine()):  # A_T = 1, and 1 - 1e-16
+        with pytest.raises(ValueError, match="cannot be told from noise alone at t = 999"):
+            ResidualSampler(schedule=schedule)(lambda x, lq, time: UNetOutput(None, x, x), torch.zeros(1, 3, 4, 4))
+
+
+def test_a_network_gets_the_time_that_it_was_trained_with():
+    for family in ("bdg", "rddm"):
+        for time in ("scaled", "index"):
+            assert ResidualSampler.of(UNetConfig(family=family, time=time), 4).time == time
+    assert ResidualSampler.of(UNetConfig(family="diffuir"), 4).method == "use_pred_noise"

@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
@@ -266,6 +267,14 @@ def test_compiles_as_one_graph(target):
         torch.testing.assert_close(compiled(*arguments), steps(*arguments), rtol=0, atol=0)
 
 
+def test_integers_of_any_type():
+    arguments = (*images((1, 3, 4, 5), "both"), table())
+    options = {"heads": "both", "seed": seeds(1)}
+    assert torch.equal(sampler_step(*arguments, np.int64(1), **options), sampler_step(*arguments, 1, **options))
+    for one, other in zip(*(step_parts(*arguments, s, heads="both") for s in (np.uint8(1), 1)), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_autocast_and_inference_mode_change_nothing():
     arguments = (*images((2, 3, 9, 7), "both"), table(), 0)
     expected = sampler_step(*arguments, heads="both")
@@ -306,6 +315,7 @@ def test_bad_input_is_named():
         ({"table": table()[:, :3]}, ValueError, r"table must have shape \[rows, 16\], got \[2, 3\]"),
         ({"table": table(torch.float16)}, TypeError, "table must be one of torch.float32, torch.float64"),
         ({"step": 2}, IndexError, r"step must be in 0..1, got 2"),
+        ({"step": True}, TypeError, "step must be an integer or an int64 tensor, got bool"),
         ({"step": 0.5}, TypeError, "step must be an integer or an int64 tensor, got float"),
         ({"step": torch.zeros(2, dtype=torch.int64)}, ValueError, r"step must have one element, got shape \[2\]"),
         ({"step": torch.zeros(1)}, TypeError, "step must be one of torch.int64, got torch.float32"),

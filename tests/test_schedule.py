@@ -148,3 +148,25 @@ def test_bad_requests_are_named():
             schedule.times(steps)
     with pytest.raises(ValueError, match="stage must be one of 'generation', 'bridging', 'restoration', got 'warmup'"):
         schedule.stage("warmup")
+    for t in (-2, -7, 1000):
+        with pytest.raises(ValueError, match=rf"t must be in -1\.\.999, got {t}"):
+            schedule.at(t)
+    x = torch.zeros(1, 3, 2, 2)
+    for t in (-1, 1000):
+        with pytest.raises(ValueError, match=rf"t must be in 0\.\.999, got \[{t}\]"):
+            schedule.diffuse(x, x, x, torch.tensor([t]))
+        with pytest.raises(ValueError, match=rf"t must be in 0\.\.999, got {t}"):
+            schedule.network_time(t)
+    with pytest.raises(ValueError, match="units must be 'scaled' or 'index', got 'bogus'"):
+        schedule.network_time(3, "bogus")
+    for arguments, message in (
+        ((5, 5, 0.0), "s must be below t = 5, got 5"),
+        ((5, 7, 0.0), "s must be below t = 5, got 7"),
+        ((7, 5, 1.5), r"eta must be in \[0, 1\], got 1.5"),
+        ((7, 5, -0.1), r"eta must be in \[0, 1\], got -0.1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            schedule.coefficients(*arguments)
+    for make in (ResidualSchedule.linear, ResidualSchedule.cosine):
+        with pytest.raises(ValueError, match=r"delta_end must not be negative, got -0\.001"):
+            make(delta_end=-1e-3)

@@ -132,6 +132,9 @@ def test_folding_leaves_no_standardization_and_no_gradient():
         ({"heads": "all"}, "heads must be one of 'residual', 'noise', 'both', got 'all'"),
         ({"shared_encoder": True}, "shared_encoder=True is for heads='both'"),
         ({"time": "seconds"}, "time must be 'scaled' or 'index', got 'seconds'"),
+        ({"time": "index", "family": "diffuir"}, "time must be 'scaled' for family='diffuir', got 'index'"),
+        ({"delta_end": -1e-3}, "delta_end must not be negative, got -0.001"),
+        ({"sum_scale": 0.0}, "sum_scale must be above 0 and at most 1, got 0.0"),
     ],
 )
 def test_bad_configurations_are_named(options, message):

@@ -1,13 +1,11 @@
-"""What the commands share: files that fail are named at the end, outputs appear whole or not at all."""
+"""What the commands share: files that fail are named at the end, outputs are checked first."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -63,25 +61,6 @@ def writable(option: str, path: Path, suffixes: Sequence[str], force: bool) -> P
     if not path.parent.is_dir():
         raise FileNotFoundError(f"folder {path.parent} of {path.name} does not exist")
     return path
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` with a temporary file beside ``path`` and move it there when it is complete."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def keep_freed_memory() -> None:

@@ -8,8 +8,7 @@ from typing import Any
 
 from bdg_fast.data.images import as_unit_rgb, bundled_photographs, read_image
 from bdg_fast.evaluation.figures import degraded_versions, fingerprint_table, plot_fingerprints
-
-from .common import write_atomically
+from bdg_fast.files import write_atomically
 
 
 def add_parser(subparsers: Any) -> None:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from bdg_fast import __version__, mas_glcm, texture_features
 from bdg_fast.data.images import as_unit_rgb, list_images
+from bdg_fast.files import write_atomically
 from bdg_fast.texture import PROPS
 
-from .common import PICTURES, Failures, read_all, writable, write_atomically
+from .common import PICTURES, Failures, read_all, writable
 
 EXAMPLES = """examples:
   bdg-fast glcm photo.jpg                                 texture features as a table

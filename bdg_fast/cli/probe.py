@@ -13,8 +13,9 @@ from torch import Tensor
 
 from bdg_fast.data.images import as_unit_rgb, list_images
 from bdg_fast.evaluation.probe import TASKS, Score, read_sources, run_probe, split_by_source, tune
+from bdg_fast.files import write_atomically
 
-from .common import PICTURES, Failures, read_all, writable, write_atomically
+from .common import PICTURES, Failures, read_all, writable
 
 EXAMPLES = """examples:
   bdg-fast probe --images photos/                          the table

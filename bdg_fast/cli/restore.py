@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,9 +16,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from bdg_fast.data.images import EXTENSIONS, list_images, open_image, turn_of
+from bdg_fast.files import write_atomically
 from bdg_fast.restorer import DTYPES, Restorer
 
-from .common import Failures, keep_freed_memory, write_atomically
+from .common import Failures, keep_freed_memory
 
 EXAMPLES = """examples:
   bdg-fast restore rainy.jpg clear.jpg --checkpoint model-300.pt
@@ -25,7 +27,8 @@ EXAMPLES = """examples:
   bdg-fast restore 'photos/*.png' restored/ --checkpoint model/ --compare
 
 A checkpoint is a folder that `UNet.save_pretrained` wrote, or an official DiffUIR or RDDM file. Outputs that exist are
-skipped, so that an interrupted run goes on where it stopped.
+skipped, so that an interrupted run goes on where it stopped; --compare adds the comparisons that they lack. Of hidden
+files in a folder (.name) none is taken.
 
 exit code: 0 done, 1 some files failed (named at the end; the rest is done), 2 bad usage
 """
@@ -60,7 +63,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("inputs", nargs="+", metavar="IN", help="image file, folder (and all below), or quoted glob")
-    parser.add_argument("output", type=Path, metavar="OUT", help="folder; for a single file also a file name")
+    parser.add_argument("output", metavar="OUT", help="folder; for a single file also a file name")
     parser.add_argument("--checkpoint", metavar="PATH", help="folder or file of trained weights (none comes along yet)")
     parser.add_argument("--steps", type=int, default=3, help="network evaluations a picture (default 3)")
     parser.add_argument(
@@ -81,14 +84,33 @@ def run(arguments: argparse.Namespace) -> int:
     """Restore, write, and name the files that failed."""
     if arguments.checkpoint is None:
         raise ValueError("--checkpoint must name trained weights: none comes with this version")
+    if arguments.batch < 1:
+        raise ValueError(f"--batch must be at least 1, got {arguments.batch}")
     jobs = plan(arguments.inputs, arguments.output, arguments.compare)
     waiting = [job for job in jobs if arguments.force or not job.target.exists()]
     if len(waiting) < len(jobs):
         print(f"{len(jobs) - len(waiting)} of {len(jobs)} are there already; --force restores them again")
-    if not waiting:
-        return 0
-    if arguments.batch < 1:
-        raise ValueError(f"--batch must be at least 1, got {arguments.batch}")
+    # comparisons that exist may be anybody's
+    compare = [job for job in jobs if arguments.compare and (arguments.force or not job.compared.exists())]
+    kept = len(jobs) - len(compare) if arguments.compare else 0
+    if kept:
+        print(f"{kept} of {len(jobs)} comparisons are there already; --force writes them again")
+    failures = Failures("not restored")
+    with ThreadPoolExecutor(WRITERS) as writers:
+        late = [job for job in compare if job.target.exists() and not arguments.force]
+        _settle([(job.compared, writers.submit(_compare, job)) for job in late], failures, keep=0)
+        if waiting:
+            _restore(arguments, waiting, set(compare), writers, failures)
+    return failures.report()
+
+
+def _restore(
+    arguments: argparse.Namespace,
+    waiting: list[Job],
+    compare: set[Job],
+    writers: ThreadPoolExecutor,
+    failures: Failures,
+) -> None:
     keep_freed_memory()
     restorer = Restorer.from_pretrained(
         arguments.checkpoint,
@@ -98,56 +120,60 @@ def run(arguments: argparse.Namespace) -> int:
         tile=arguments.tile,
         seed=arguments.seed,
     )
-    failures = Failures("not restored")
+    _make_folders(waiting)
     begin, done = time.monotonic(), 0
-    with ThreadPoolExecutor(WRITERS) as writers:
-        writing: list[tuple[Job, Future[None]]] = []
-        bar = tqdm(total=len(waiting), desc="restore", unit="image", disable=not sys.stderr.isatty())
-        for restored in restorer.stream((job.source for job in waiting), batch=arguments.batch):
-            bar.update()
-            job = waiting[restored.number]
-            if restored.error is not None:
-                message = str(restored.error) or type(restored.error).__name__
-                failures.messages.append(message if str(job.source) in message else f"{job.source}: {message}")
-                continue
-            writing.append((job, writers.submit(_write, job, restored.image, arguments.compare)))
-            done += _settle(writing, failures, keep=WRITERS)
-        done += _settle(writing, failures, keep=0)
-        bar.close()
+    writing: list[tuple[Path, Future[None]]] = []
+    opaque: list[Path] = []
+    bar = tqdm(total=len(waiting), desc="restore", unit="image", disable=not sys.stderr.isatty())
+    for restored in restorer.stream((job.source for job in waiting), batch=arguments.batch):
+        bar.update()
+        job = waiting[restored.number]
+        if restored.error is not None:
+            message = str(restored.error) or type(restored.error).__name__
+            failures.messages.append(message if str(job.source) in message else f"{job.source}: {message}")
+            continue
+        if job.target.suffix.lower() in WITHOUT_ALPHA and _has_alpha(restored.image):
+            opaque.append(job.target)
+        writing.append((job.target, writers.submit(_write, job, restored.image, job in compare)))
+        done += _settle(writing, failures, keep=WRITERS + arguments.batch)
+    done += _settle(writing, failures, keep=0)
+    bar.close()
+    if opaque:
+        print(f"bdg-fast: transparency lost in {len(opaque)}, as {opaque[0]} has a format without", file=sys.stderr)
     seconds = time.monotonic() - begin
     print(f"{arguments.output}: {done} of {len(waiting)} images, {done / max(seconds, 1e-9):.2f} images/s")
-    return failures.report()
 
 
-def plan(inputs: list[str], output: Path, compare: bool = False) -> list[Job]:
+def plan(inputs: list[str], out: str, compare: bool = False) -> list[Job]:
     """Which file becomes which; folders keep their layout.
 
     Raises:
-        ValueError: an output would replace an input, or two inputs would become one output.
+        ValueError: an output would replace an input, two inputs would become one output, or an output's name tells no
+            format to write.
     """
+    output = Path(out)
+    folder = output.is_dir() or out.endswith(("/", os.sep))
     jobs = []
     for argument in inputs:
         files = list_images([argument])
         root = Path(argument) if Path(argument).is_dir() else None
         if root is not None and root.resolve() in output.resolve().parents:  # earlier results are no inputs
             files = [file for file in files if not file.resolve().is_relative_to(output.resolve())]
-        if (
-            root is None
-            and len(inputs) == len(files) == 1
-            and output.suffix.lower() in EXTENSIONS
-            and not output.is_dir()
-        ):
+        if root is None and len(inputs) == len(files) == 1 and output.suffix and not folder:
             jobs.append(Job(files[0], output))
         else:
             jobs += [Job(file, output / (file.relative_to(root) if root else file.name)) for file in files]
     if not jobs:
         raise ValueError(f"IN holds no image outside of OUT, {output}")
-    if output.suffix.lower() in EXTENSIONS and (len(jobs) > 1 or jobs[0].target != output):
-        raise ValueError(f"OUT must be a folder for several images, got {output}")
     jobs = list(dict.fromkeys(jobs))
+    if jobs[0].target != output and (output.is_file() or (output.suffix.lower() in EXTENSIONS and not folder)):
+        raise ValueError(f"OUT must be a folder{' for several images' if len(jobs) > 1 else ''}, got {output}")
     sources = {job.source.resolve() for job in jobs}
     targets: dict[Path, Path] = {}
     for job in jobs:
+        if job.target.suffix.lower() not in EXTENSIONS:
+            told = "end in / to be a folder, or " if job.target == output else ""
+            raise ValueError(f"OUT must {told}tell a format by {', '.join(EXTENSIONS)}, got {job.target}")
         for path in (job.target, job.compared) if compare else (job.target,):
             target = path.resolve()
             if target in sources:
@@ -158,6 +184,17 @@ def plan(inputs: list[str], output: Path, compare: bool = False) -> list[Job]:
     return jobs
 
 
+def _make_folders(jobs: list[Job]) -> None:
+    """Before any work, so that what cannot be written to is told once."""
+    for folder in dict.fromkeys(job.target.parent for job in jobs):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"OUT must be a folder, or one that can be made: {error}") from None
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"OUT must be writable, got {folder}")
+
+
 def _device(text: str) -> str:
     try:
         return text if text == "auto" else str(torch.device(text))
@@ -165,21 +202,20 @@ def _device(text: str) -> str:
         raise ValueError(f"--device must be auto, cpu, cuda, cuda:N, mps or the like, got {text!r}") from None
 
 
-def _settle(pending: list[tuple[Job, Future[None]]], failures: Failures, keep: int) -> int:
+def _settle(pending: list[tuple[Path, Future[None]]], failures: Failures, keep: int) -> int:
     """Wait for all but ``keep`` writes; returns how many succeeded."""
     succeeded = 0
     while len(pending) > keep:
-        job, future = pending.pop(0)
+        path, future = pending.pop(0)
         try:
             future.result()
             succeeded += 1
         except Exception as error:  # as when reading
-            failures.messages.append(f"{job.target}: not written: {error}")
+            failures.messages.append(f"{path}: not written: {error}")
     return succeeded
 
 
 def _write(job: Job, restored: Image.Image, compare: bool) -> None:
-    job.target.parent.mkdir(parents=True, exist_ok=True)
     suffix = job.target.suffix.lower()
     options: dict[str, Any] = dict(QUALITY.get(suffix, {}))
     options |= {str(key): value for key, value in restored.info.items()}
@@ -193,10 +229,20 @@ def _write(job: Job, restored: Image.Image, compare: bool) -> None:
         restored.info.pop("exif", None)
         options.pop("exif", None)
     if compare:
-        picture = _side_by_side(job.source, restored)
-        write_atomically(job.compared, lambda file: picture.save(file))
+        _compare(job, restored)
     # last, as it marks the file as done
     write_atomically(job.target, lambda file: restored.save(file, **options))
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    """Whether anything in it is transparent."""
+    return image.mode in ("RGBA", "LA") and image.getchannel("A").getextrema()[0] != 255
+
+
+def _compare(job: Job, restored: Image.Image | None = None) -> None:
+    """Write what ``--compare`` shows; the restored picture is read where it is not at hand."""
+    picture = _side_by_side(job.source, restored or open_image(job.target))
+    write_atomically(job.compared, lambda file: picture.save(file))
 
 
 def _side_by_side(source: Path, restored: Image.Image) -> Image.Image:

@@ -22,6 +22,11 @@ INVERSE = {ROTATE.ROTATE_90: ROTATE.ROTATE_270, ROTATE.ROTATE_270: ROTATE.ROTATE
 FULL = {torch.uint8: 255.0, torch.uint16: 65535.0}
 """White of integer types; floating ones have 1."""
 
+WITH_ALPHA = {"PA": "RGBA", "La": "LA", "RGBa": "RGBA"}
+"""Modes that come back as another one with alpha."""
+OVERSHOOT = 0.5
+"""Beyond [0, 1] that floating images may have: more than resampling leaves, less than [-1, 1] or [0, 255] do."""
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -34,10 +39,12 @@ class Picture:
 def as_picture(image: Any) -> Picture:
     """Take a PIL image, an array, a tensor, or the path of an image file.
 
-    - PIL: modes 1, L, LA, RGB, RGBA and 16-bit gray come back as they are (1 as L), all others as RGB; of an animation
-      the first frame. Alpha, ICC profile, resolution and EXIF data are kept; pixels are turned upright for the network
-      and back, or left upright where the orientation stands elsewhere than in EXIF data (TIFF).
+    - PIL: modes L, LA, RGB, RGBA and 16-bit gray come back as they are, 1 as L, all others as RGB or, with alpha or a
+      clear colour, as LA or RGBA; of an animation the first frame. Alpha, ICC profile, resolution and EXIF data stay;
+      pixels are turned upright for the network and back, or left upright where the orientation stands elsewhere than in
+      EXIF data (TIFF).
     - array: ``[H, W]`` or ``[H, W, C]``, C = 1, 3 or 4 (the last is alpha), uint8, uint16, or floating in [0, 1].
+      What overshoots that by up to 0.5, as resampling does, is clamped.
     - tensor: ``[C, H, W]`` or ``[B, C, H, W]`` of the same types.
     - path: read, then as a PIL image.
 
@@ -67,6 +74,10 @@ def _from_tensor(image: Tensor) -> Picture:
     colour = whole[:, :3].to(torch.float32) / full
     if not bool(colour.isfinite().all()):
         raise ValueError("image must be finite, got NaN or infinity")
+    if full == 1 and colour.numel():
+        low, high = float(colour.min()), float(colour.max())
+        if low < -OVERSHOOT or high > 1 + OVERSHOOT:
+            raise ValueError(f"image must be in [0, 1] where it is floating, got {low:.4g} to {high:.4g}")
 
     def back(result: Tensor) -> Tensor:
         result = result.to(whole.device)
@@ -100,6 +111,7 @@ def _from_array(image: np.ndarray) -> Picture:
 
 
 def _from_pil(image: Image.Image) -> Picture:
+    image.load()  # PNG files may tell orientation and profile behind their pixels
     kept = {key: image.info[key] for key in KEPT if key in image.info}
     turn = turn_of(image)  # from XMP too, which is not kept
     told = turn is not None and UPRIGHT.get(_orientation(kept.get("exif"))) is turn
@@ -119,7 +131,7 @@ def _from_pil(image: Image.Image) -> Picture:
         elif image.mode not in ("L", "LA", "RGB", "RGBA"):
             if image.mode == "CMYK":
                 kept.pop("icc_profile", None)  # of inks, not of the RGB that comes back
-            plain = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
+            plain = image.convert(WITH_ALPHA.get(image.mode, "RGBA" if "transparency" in image.info else "RGB"))
         pixels = np.array(plain)
         if plain.mode == "LA":  # gray and alpha: as RGBA and back
             inner = _from_array(np.concatenate([np.repeat(pixels[:, :, :1], 3, 2), pixels[:, :, 1:]], 2))

@@ -42,7 +42,7 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """The image files that files, folders (searched to any depth) and glob patterns name.
 
     Returns:
-        Sorted within each argument, each file once.
+        Sorted within each argument, each file once. Hidden ones of a folder (``.name``) are left out.
 
     Raises:
         FileNotFoundError: an argument matches no file or folder, or a folder holds no image.
@@ -54,7 +54,7 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
             raise FileNotFoundError("an empty text names no file or folder")
         path = Path(argument)
         if path.is_dir():
-            files = sorted(f for f in path.rglob("*") if f.suffix.lower() in EXTENSIONS and _is_file(f))
+            files = sorted(f for f in path.rglob("*") if _is_picture(f.relative_to(path)) and _is_file(f))
             if not files:
                 raise FileNotFoundError(f"no image in folder {argument!r}; looked for {', '.join(EXTENSIONS)}")
         elif path.exists():
@@ -65,6 +65,11 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
                 raise FileNotFoundError(f"no such file, folder or match: {argument!r}")
         found.update(dict.fromkeys(files))
     return list(found)
+
+
+def _is_picture(below: Path) -> bool:
+    """By its name below a folder; hidden are previews, and what other systems keep beside a file (``._photo.jpg``)."""
+    return below.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in below.parts)
 
 
 def _is_file(path: Path) -> bool:

@@ -129,7 +129,7 @@ class LinearAttention(nn.Module):
             wide = torch.float64 if x.dtype == torch.float64 else torch.float32
             value = weight[2 * hidden :].to(wide).view(HEADS, HEAD_WIDTH, channels)
             out = self.out.weight.to(wide).view(channels, HEADS, HEAD_WIDTH).permute(1, 2, 0)  # [heads, e, C]
-            q = q.to(wide).view(batch, -1, HEADS, HEAD_WIDTH).softmax(dim=3).flatten(2)
+            q = q.to(wide).view(batch, height * width, HEADS, HEAD_WIDTH).softmax(dim=3).flatten(2)
             summed = k.to(wide).softmax(dim=2) @ rows.to(wide)  # [B, heads d, C]
             read = summed.view(batch, HEADS, HEAD_WIDTH, channels) @ value.mT @ out  # [B, heads, d, C]
             found = q @ (read.flatten(1, 2) * (HEAD_WIDTH**-0.5 / (height * width)))  # [B, n, C]
@@ -150,7 +150,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` to the same."""
         rows = self.norm.rows(_rows(x))
-        qkv = F.linear(rows, self.qkv.weight.flatten(1)).view(len(x), -1, 3, HEADS, HEAD_WIDTH)
+        qkv = F.linear(rows, self.qkv.weight.flatten(1)).view(*rows.shape[:2], 3, HEADS, HEAD_WIDTH)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [B, heads, n, d]
         read = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         out: Tensor = x + _image(F.linear(read, self.out.weight.flatten(1), self.out.bias), x)

@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..files import write_atomically
 from .unet import UNet, UNetConfig
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -69,44 +70,76 @@ def our_name(official: str) -> str:
     return name
 
 
-def load_unet(path: str | os.PathLike[str], **hub: Any) -> UNet:
+def load_unet(path: str | os.PathLike[str], *, config: UNetConfig | None = None, **hub: Any) -> UNet:
     """A UNet in evaluation mode, from one of:
 
     - a folder that :meth:`UNet.save_pretrained` wrote, its ``model.safetensors`` alone, or the name of such a folder on
       the Hugging Face hub (``hub`` are arguments of ``huggingface_hub.snapshot_download``),
     - an official DiffUIR or RDDM file with one UNet (``.pt`` or ``.safetensors``: a training checkpoint, whose averaged
-      weights are preferred, or a bare state dict). Its shape is read off the weights.
+      weights are preferred, or a bare state dict). Its shape is read off the weights, its family off the schedule,
+    - a state dict of :class:`UNet` with its ``config``, which replaces what an official file tells too.
 
     Raises:
         FileNotFoundError: there is no such file. CheckpointError: it is none of these; keys are named.
+        TypeError: options of the hub for a local path. ValueError: ``config`` for what has its own.
     """
     path = Path(path)
-    if path.is_dir():
-        return _load_folder(path)
     if not path.exists():
         if path.suffix in (".pt", ".pth", ".safetensors") or len(path.parts) != 2:
             raise FileNotFoundError(f"no checkpoint at {str(path)!r}: give a folder, a file, or a name on the hub")
-        return _load_folder(_downloaded(path.as_posix(), **hub))
-    config = _own_config(path)
-    if config is not None:
-        return _filled(config, _read_safetensors(path), path)
-    official, delta_end = official_weights(path)
+        path = _downloaded(path.as_posix(), **hub)
+    elif hub:
+        raise TypeError(f"{', '.join(hub)}: only a name on the hub takes options, and {str(path)!r} is a local path")
+    content, own = _load_folder(path) if path.is_dir() else _load_file(path)
+    if own is not None:
+        if config is not None:
+            raise ValueError(f"config must not be given for {str(path)!r}, which has its own")
+        return _filled(own, content, path)
+    official, tables = official_weights(content, path)
     weights = {our_name(name): tensor for name, tensor in official.items()}
-    return _filled(infer_config(weights, path, delta_end), weights, path)
+    if config is None:
+        if "stem.weight" in official:
+            raise CheckpointError(f"{path} holds weights of a UNet but no configuration: give config=UNetConfig(...)")
+        config = infer_config(weights, path, tables)
+    return _filled(config, weights, path)
 
 
 def _downloaded(name: str, **hub: Any) -> Path:
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(name, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE], **hub))
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE], **hub))
+    except TypeError:  # an option that it does not know
+        raise
+    except Exception as error:  # of the hub, its client, the network
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise FileNotFoundError(f"no folder or file {name!r}, and the hub did not give it either: {reason}") from error
 
 
-def _load_folder(folder: Path) -> UNet:
+def _load_folder(folder: Path) -> tuple[dict[str, Tensor], UNetConfig]:
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} holds no {name}: it was not written by save_pretrained")
     config = _parsed((folder / CONFIG_FILE).read_text(encoding="utf-8"), folder / CONFIG_FILE)
-    return _filled(config, _read_safetensors(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
+    return _load_file(folder / WEIGHTS_FILE)[0], config
+
+
+def _load_file(path: Path) -> tuple[Any, UNetConfig | None]:
+    """What a file holds; also the configuration in the header of one that :func:`save_unet` wrote."""
+    if path.suffix != ".safetensors":
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True), None
+        except Exception as error:  # of many types
+            raise CheckpointError(f"{path} cannot be read by torch.load(weights_only=True): {error}") from None
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(CONFIG_KEY)
+            content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    except Exception as error:  # safetensors raises its own type, without a common base
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from None
+    return content, None if text is None else _parsed(text, path)
 
 
 def _parsed(text: str, source: Path) -> UNetConfig:
@@ -114,29 +147,6 @@ def _parsed(text: str, source: Path) -> UNetConfig:
         return UNetConfig(**json.loads(text)["unet"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{source} is no configuration of a UNet: {error}") from None
-
-
-def _own_config(path: Path) -> UNetConfig | None:
-    """The configuration in the header of a file that :func:`save_unet` wrote; None for any other file."""
-    from safetensors import safe_open
-
-    if path.suffix != ".safetensors":
-        return None
-    try:
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(CONFIG_KEY)
-    except Exception as error:  # safetensors raises its own type, without a common base
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from None
-    return None if text is None else _parsed(text, path)
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(path))
-    except Exception as error:  # as above
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from None
 
 
 def save_unet(unet: UNet, folder: str | os.PathLike[str]) -> None:
@@ -149,8 +159,9 @@ def save_unet(unet: UNet, folder: str | os.PathLike[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous() for name, tensor in unet.state_dict().items()}
     config = json.dumps({"unet": unet.to_dict()}, indent=1)
-    _write(folder / WEIGHTS_FILE, save(weights, {"format": "pt", CONFIG_KEY: config}))
-    _write(folder / CONFIG_FILE, config.encode() + b"\n")
+    content = save(weights, {"format": "pt", CONFIG_KEY: config})
+    write_atomically(folder / WEIGHTS_FILE, lambda file: file.write_bytes(content))
+    write_atomically(folder / CONFIG_FILE, lambda file: file.write_text(config + "\n", encoding="utf-8"))
 
 
 def _standardized(unet: UNet, name: str) -> bool:
@@ -159,62 +170,38 @@ def _standardized(unet: UNet, name: str) -> bool:
     return isinstance(unet.get_submodule(name.removesuffix(".weight")), StandardizedConv2d)
 
 
-def _write(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+def official_weights(content: object, path: object = "the checkpoint") -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Of what a file holds, the weights and the tables of the schedule, by their names without prefixes.
 
-
-def official_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], float]:
-    """Weights of an official file by their names without prefixes; averaged ones if the file has them.
-
-    Also the last increment of its schedule's delta, the published 1.8e-3 if the file does not tell.
+    Averaged weights are preferred; what is empty is passed over.
 
     Raises:
-        CheckpointError: not readable by ``weights_only=True``, no weights in it, or two UNets.
+        CheckpointError: no state dict, no weights in it, or two UNets.
     """
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        content: Any = _read_safetensors(path)
-    else:
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise CheckpointError(f"{path} cannot be read by torch.load(weights_only=True): {error}") from None
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
-    state = content
-    if isinstance(content.get("ema"), Mapping):
-        state = {k: v for k, v in content["ema"].items() if k.startswith("ema_model.")} or content["ema"]
-    elif isinstance(content.get("model"), Mapping):
-        state = content["model"]
-    weights: dict[str, Tensor] = {}
-    delta_end = 1.8e-3
-    for key, tensor in state.items():
-        name = str(key)
-        while PREFIX.match(name):
-            name = PREFIX.sub("", name, count=1)
-        if name == "delta" and isinstance(tensor, Tensor):
-            delta_end = round(tensor[-1].item(), 9)  # a float32 of a decimal number
-        if IGNORED.search(name) or not isinstance(tensor, Tensor):
-            continue
-        if name.startswith("unet1."):
+    ema, model = (found if isinstance(found, Mapping) else {} for found in map(content.get, ("ema", "model")))
+    averaged = {key: tensor for key, tensor in ema.items() if str(key).startswith("ema_model.")}
+    for state in (averaged, ema, model, content):
+        weights: dict[str, Tensor] = {}
+        tables: dict[str, Tensor] = {}
+        for key, tensor in state.items():
+            name = str(key)
+            while PREFIX.match(name):
+                name = PREFIX.sub("", name, count=1)
+            if isinstance(tensor, Tensor):
+                (tables if IGNORED.search(name) else weights)[name.removeprefix("unet0.")] = tensor
+        if any(name.startswith("unet1.") for name in weights):
             raise CheckpointError(f"{path} holds two UNets (RDDM's num_unet=2), which one UNet cannot take")
-        weights[name.removeprefix("unet0.")] = tensor
-    if not weights:
-        raise CheckpointError(f"{path} holds no weights; its keys begin with {', '.join(map(str, list(content)[:5]))}")
-    return weights, delta_end
+        if weights:
+            return weights, tables
+    raise CheckpointError(f"{path} holds no weights; its keys begin with {', '.join(map(str, list(content)[:5]))}")
 
 
 def infer_config(
-    weights: Mapping[str, Tensor], path: object = "the checkpoint", delta_end: float = 1.8e-3
+    weights: Mapping[str, Tensor], path: object = "the checkpoint", tables: Mapping[str, Tensor] | None = None
 ) -> UNetConfig:
-    """Read the shape of an official UNet off its weights (our names).
+    """Read the shape of an official UNet off its weights (our names), and its sampler off the schedule's tables.
 
     Raises:
         CheckpointError: they are not those of such a UNet.
@@ -226,20 +213,26 @@ def infer_config(
         channels = weights["head.weight"].shape[0]
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path} is no residual-diffusion UNet: {error} not found among its keys") from None
+    # float32 numbers that were decimal ones; official tables have them as their last
+    last = {name: round(table.flatten()[-1].item(), 9) for name, table in (tables or {}).items() if table.numel()}
     shared = "residual_head.weight" in weights
-    heads = "both" if shared or channels == 6 else "residual"
-    return UNetConfig(
+    config = UNetConfig(
         width=width,
         multipliers=multipliers,
-        heads=heads,
+        heads="both" if shared or channels == 6 else "residual",
         shared_encoder=shared,
-        time="index" if shared else "scaled",
-        family="rddm" if shared else "diffuir",
-        delta_end=delta_end,
+        family="diffuir",
+        delta_end=last.get("delta", 1.8e-3),
     )
+    if not shared and ("alphas_cumsum" not in last or {"delta", "delta_cumsum"} & last.keys()):
+        return config
+    if shared or last["alphas_cumsum"] > 0.999:
+        return replace(config, family="rddm", time="index", sum_scale=last.get("betas2_cumsum", 1.0))
+    # of its later code, over the linear tables, which do not tell the noise at the start
+    return replace(config, family="rddm", sum_scale=0.01)
 
 
-def _filled(config: UNetConfig, weights: Mapping[str, Tensor], path: Path) -> UNet:
+def _filled(config: UNetConfig, weights: Mapping[str, Tensor], path: object) -> UNet:
     with torch.device("meta"):
         unet = UNet(config)
     expected = unet.state_dict()

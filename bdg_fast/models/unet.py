@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,8 +29,10 @@ class UNetConfig:
         shared_encoder: RDDM's variant of ``"both"``: the residual has a decoder of its own, without skip connections.
         time: what the network takes for a time: ``"scaled"`` (``1000 A_t``, DiffUIR and BDG) or ``"index"``
             (``t``, RDDM).
-        family: whose sampler the weights were made for: ``"bdg"`` (ours), ``"diffuir"`` or ``"rddm"``.
-        delta_end: last increment of the schedule's delta that they were trained with.
+        family: whose sampler the weights were made for: ``"bdg"`` (ours), ``"diffuir"`` (always ``"scaled"``) or
+            ``"rddm"`` (``"index"`` over its own tables, ``"scaled"`` over the linear ones).
+        delta_end: last increment of the schedule's delta that they were trained with; not for RDDM.
+        sum_scale: RDDM's: variance of its noise in all, and at the start.
     """
 
     width: int = 32
@@ -39,6 +42,7 @@ class UNetConfig:
     time: str = "scaled"
     family: str = "bdg"
     delta_end: float = 1.8e-3
+    sum_scale: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built, by name."""
@@ -56,6 +60,12 @@ class UNetConfig:
             raise ValueError(f"time must be 'scaled' or 'index', got {self.time!r}")
         if self.family not in ("bdg", "diffuir", "rddm"):
             raise ValueError(f"family must be 'bdg', 'diffuir' or 'rddm', got {self.family!r}")
+        if self.family == "diffuir" and self.time != "scaled":
+            raise ValueError(f"time must be 'scaled' for family='diffuir', got {self.time!r}")
+        if not 0 <= self.delta_end < math.inf:
+            raise ValueError(f"delta_end must not be negative, got {self.delta_end}")
+        if not 0 < self.sum_scale <= 1:
+            raise ValueError(f"sum_scale must be above 0 and at most 1, got {self.sum_scale}")
         object.__setattr__(self, "multipliers", tuple(self.multipliers))  # JSON has lists
 
 
@@ -154,11 +164,13 @@ class UNet(nn.Module, ModelHubMixin, library_name="bdg-fast", pipeline_tag="imag
         return UNetOutput(residual, found, features)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> UNet:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, config: UNetConfig | None = None, **hub: Any
+    ) -> UNet:
         """Load a checkpoint: see :func:`bdg_fast.models.checkpoints.load_unet`."""
         from .checkpoints import load_unet
 
-        return load_unet(pretrained_model_name_or_path, **hub)
+        return load_unet(pretrained_model_name_or_path, config=config, **hub)
 
     def save_pretrained(
         self,
@@ -201,6 +213,12 @@ class UNet(nn.Module, ModelHubMixin, library_name="bdg-fast", pipeline_tag="imag
                 if isinstance(child, StandardizedConv2d):
                     setattr(module, name, child.folded())
         return self.to(memory_format=torch.channels_last).requires_grad_(False)
+
+    @property
+    def trained(self) -> bool:
+        """Whether any gain of a norm has moved from 1, where all begin; one step of training moves them."""
+        gains = (p for name, p in self.named_parameters() if name.endswith(("norm1.weight", "norm2.weight", ".gain")))
+        return any(bool((gain != 1).any()) for gain in gains)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration, for JSON."""

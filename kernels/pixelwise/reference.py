@@ -16,6 +16,8 @@ WORD = 0xFFFFFFFF
 ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+WITHOUT_FLOAT64 = ("mps",)
+"""Devices whose normals are computed on the CPU, so that they are everybody's."""
 
 Words = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -38,10 +40,14 @@ def box_muller(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
     ``sqrt(-2 ln u) (cos, sin)(2 pi second / 2^32)`` with ``u = first / 2^32 + 2^-33`` rounded to float32.
     """
+    device = first.device
+    if device.type in WITHOUT_FLOAT64:
+        first, second = first.cpu(), second.cpu()
     u = first.to(torch.float32) * 2.0**-32 + 2.0**-33
     radius = (-2 * u.to(torch.float64).log()).sqrt()
     angle = second.to(torch.float64) * (2 * math.pi / 2**32)
-    return (radius * angle.cos()).to(torch.float32), (radius * angle.sin()).to(torch.float32)
+    cosine, sine = (radius * angle.cos()).to(torch.float32), (radius * angle.sin()).to(torch.float32)
+    return cosine.to(device), sine.to(device)
 
 
 def normals(seed: Tensor, height: int, width: int, step: Tensor | int, stream: int) -> Tensor:

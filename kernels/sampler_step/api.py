@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from typing import SupportsIndex
+
 import torch
 from torch import Tensor
 
@@ -18,7 +21,7 @@ def sampler_step(
     x_lq: Tensor,
     prediction: Prediction,
     table: Tensor,
-    step: Tensor | int,
+    step: Tensor | SupportsIndex,
     *,
     heads: str,
     seed: Tensor | None = None,
@@ -42,7 +45,7 @@ def sampler_step(
         prediction: what the network returned for ``heads``: ``[B, 3, H, W]``; for ``"both"`` ``[B, 6, H, W]``, the
             residual first, or the two as a tuple. Read in place, also where it is a view.
         table: float32 or float64 ``[steps, 16]``, a row of `StepRow.padded` each.
-        step: the row: a number, or int64 of one element on the device.
+        step: the row: an integer, or int64 of one element on the device.
         heads: ``"residual"``, ``"noise"`` or ``"both"``.
         seed: int64 ``[B]``: draw ``z`` by Philox from the image's seed, its size and ``step`` alone.
         fresh: standard noise ``z`` instead, ``[B, 3, H, W]``. Neither is read where ``sigma`` is 0.
@@ -83,15 +86,15 @@ def sampler_step(
 
 
 def step_parts(
-    x_t: Tensor, x_lq: Tensor, prediction: Prediction, table: Tensor, step: Tensor | int, *, heads: str
+    x_t: Tensor, x_lq: Tensor, prediction: Prediction, table: Tensor, step: Tensor | SupportsIndex, *, heads: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Residual, noise and ``x_0`` as :func:`sampler_step` has them within, float32 or float64 ``[B, 3, H, W]``.
 
     Eager, on any device, for those who want to look; the arguments are those of :func:`sampler_step`.
     """
     residual, noise = _heads(x_t, x_lq, prediction, heads)
-    _row(table, step, x_t)
-    return ops.step_parts(x_t, x_lq, residual, noise, table, step)
+    tensor, index = _row(table, step, x_t)
+    return ops.step_parts(x_t, x_lq, residual, noise, table, tensor, index)
 
 
 def _heads(x_t: Tensor, x_lq: Tensor, prediction: Prediction, heads: str) -> tuple[Tensor | None, Tensor | None]:
@@ -111,7 +114,7 @@ def _heads(x_t: Tensor, x_lq: Tensor, prediction: Prediction, heads: str) -> tup
     return both[:, :3], both[:, 3:]
 
 
-def _row(table: Tensor, step: Tensor | int, x_t: Tensor) -> tuple[Tensor | None, int]:
+def _row(table: Tensor, step: Tensor | SupportsIndex, x_t: Tensor) -> tuple[Tensor | None, int]:
     """``step`` as a tensor, or as a number."""
     rows = check_table(table, COLUMNS, x_t).shape[0]
     if isinstance(step, Tensor):
@@ -119,6 +122,8 @@ def _row(table: Tensor, step: Tensor | int, x_t: Tensor) -> tuple[Tensor | None,
         if step.numel() != 1:
             raise ValueError(f"step must have one element, got shape {list(step.shape)}")
         return step, 0
+    if not isinstance(step, int) and hasattr(step, "__index__"):  # numpy's integers
+        step = operator.index(step)
     if isinstance(step, bool) or not isinstance(step, int):
         raise TypeError(f"step must be an integer or an int64 tensor, got {type(step).__name__}")
     if not 0 <= step < rows:

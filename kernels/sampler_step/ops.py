@@ -85,11 +85,16 @@ sampler_step.register_autograd(_backward)
 
 
 def step_parts(
-    x_t: Tensor, x_lq: Tensor, residual: Tensor | None, noise: Tensor | None, table: Tensor, step: Tensor | int
+    x_t: Tensor,
+    x_lq: Tensor,
+    residual: Tensor | None,
+    noise: Tensor | None,
+    table: Tensor,
+    step: Tensor | None,
+    index: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Residual, noise and ``x_0`` of a step, eagerly."""
     from .reference import parts, row_of
 
-    tensor, index = (step, 0) if isinstance(step, Tensor) else (None, step)
-    row = row_of(table, tensor, index, compute_dtype(x_t, x_lq, residual, noise))
+    row = row_of(table, step, index, compute_dtype(x_t, x_lq, residual, noise))
     return parts(x_t, x_lq, residual, noise, row)

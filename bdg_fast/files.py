@@ -1,0 +1,22 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Call ``write`` with the name of a temporary file beside ``path``, and move it there when it is complete."""
+    # short, as ``path`` may have a name of the most bytes; hidden, so that what a crash leaves is no input
+    temporary = path.with_name(f".bdg-{secrets.token_hex(6)}{path.suffix}")
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as of any new file; some writers make theirs private
+        write(temporary)
+        temporary.chmod(mode)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

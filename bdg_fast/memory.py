@@ -1,0 +1,48 @@
+"""How much memory is free, also where a container or a service has less than the machine."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+GUESS = 4 << 30
+"""Bytes, where the system does not tell."""
+GROUPS = (
+    ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Of Linux's control groups, second and first version: folder, limit, usage, and cached files, which give way."""
+
+
+def free_memory(device: torch.device, root: Path = Path("/")) -> int:
+    """Bytes that may be taken on a device; ``root`` is where the system's own files are looked for."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    found = _numbers(root / "proc/meminfo").get("MemAvailable:")
+    return max(min([GUESS if found is None else found * 1024, *_left_by_groups(root)]), 0)
+
+
+def _left_by_groups(root: Path) -> Iterator[int]:
+    """What the limit of each control group leaves that this process is in."""
+    paths = {"."}
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            own = Path(line.split(":", 2)[2].lstrip("/"))
+            paths |= {str(part) for part in (own, *own.parents)}
+    for folder, limit, usage, cached in GROUPS:
+        for path in paths:
+            group = root / folder / path
+            with contextlib.suppress(OSError, ValueError):  # not there, or without a limit: "max"
+                left = int((group / limit).read_text()) - int((group / usage).read_text())
+                yield left + _numbers(group / "memory.stat").get(cached, 0)
+
+
+def _numbers(file: Path) -> dict[str, int]:
+    """Lines of a name and a number; none where there is no such file."""
+    with contextlib.suppress(OSError, ValueError):
+        lines = (line.split() for line in file.read_text().splitlines())
+        return {words[0]: int(words[1]) for words in lines if len(words) > 1}
+    return {}
