@@ -4,6 +4,8 @@ PYTHON ?= python3
 # On a GPU machine the report uses the torch that is there already, so no environment is made for it.
 GPU_PYTHON ?= python3
 OUT ?= benchmarks/results
+# Test processes: as many as there are processors, up to eight; `make test JOBS=0` runs them in one.
+JOBS ?= auto
 
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt
@@ -26,7 +28,7 @@ types: $(VENV)/.dev
 	cd .typecheck && ../$(VENV)/bin/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p bdg_fast
 
 pytest: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest -q
+	$(VENV)/bin/python -m pytest -q -n $(JOBS) --maxprocesses 8 --dist loadgroup
 
 bench: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest benchmarks/ --benchmark-only

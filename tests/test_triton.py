@@ -1,6 +1,7 @@
 """The Triton kernels in ways scikit-image has no word for: masks, residuals, far offsets, 64-bit positions.
 
-On the CPU by the interpreter (all but the instructions that reach shared memory: `test_ptx.py` has those), on a GPU as they are.
+On the CPU by the interpreter (all but the instructions that reach shared memory, which `test_ptx.py` runs), on a GPU
+as they are.
 """
 
 import importlib.util
