@@ -4,7 +4,8 @@ PYTHON ?= python3
 # On a GPU machine the report uses the torch that is there already, so no environment is made for it.
 GPU_PYTHON ?= python3
 OUT ?= benchmarks/results
-# Test processes: as many as there are processors, up to eight; `make test JOBS=0` runs them in one.
+# Test processes: as many as there are processors, up to eight; `make test JOBS=0` runs all in one. A file's tests stay
+# together, because some share a long preparation.
 JOBS ?= auto
 
 VENV := .venv
@@ -28,7 +29,7 @@ types: $(VENV)/.dev
 	cd .typecheck && ../$(VENV)/bin/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p bdg_fast
 
 pytest: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest -q -n $(JOBS) --maxprocesses 8 --dist loadgroup
+	$(VENV)/bin/python -m pytest -q -n $(JOBS) --maxprocesses 8 --dist loadfile
 
 bench: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest benchmarks/ --benchmark-only

@@ -9,10 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [
-    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton"),
-    pytest.mark.xdist_group("codegen"),  # one worker compiles, once
-]
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 ROOT = Path(__file__).resolve().parents[1]

@@ -193,3 +193,15 @@ def test_bad_windows_and_strides_are_named(arguments, message):
     for function in (local_mas_glcm, local_texture_features):
         with pytest.raises(ValueError, match=message):
             function(random_images(), *arguments)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("window", "stride"), [((9, 12), (7, 9)), (20, (10, 17)), (7, 1)], ids=str)
+@pytest.mark.parametrize("levels", [8, 32, 256])
+def test_windows_on_the_gpu_equal_the_cpu(window, stride, levels, photographs):
+    images = photographs[:2, :, :30, :37]
+    found = local_mas_glcm(images.cuda(), window, stride, 3, (1, 3), levels, normalize=False)
+    expected = local_mas_glcm(images, window, stride, 3, (1, 3), levels, normalize=False)
+    assert found.is_cuda and torch.equal(found.cpu(), expected)
+    features = local_texture_features(images.cuda(), 16, 7, levels=8)
+    torch.testing.assert_close(features.cpu(), local_texture_features(images, 16, 7, levels=8), rtol=1e-4, atol=1e-5)

@@ -31,7 +31,6 @@ def results():
     return {row["case"]: row["failure"] for row in rows}
 
 
-@pytest.mark.xdist_group("ptx")  # one worker runs them, once
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 @pytest.mark.parametrize("case", CASES)
 def test_compiled_kernel(results, case):
