@@ -13,6 +13,7 @@ A launch takes as long as the slowest of three things, or a start if that is lon
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -37,15 +38,18 @@ class Gpu(NamedTuple):
 
 
 H100 = Gpu("sm_90", 132, 1.7e9, 3.0e12)
+HELD_BYTES = 1 << 28
+"""`bdg_fast.kernels.mas_glcm.triton.HELD_BYTES`."""
 PLAN = make_plan(Request(OFFSETS, (0,) * len(OFFSETS), 1), "size")
 
 
 def conflicts(images: np.ndarray, levels: int, sample: int = 256) -> float:
     """Clocks of one increment by the 32 lanes of a warp, averaged over images uint8 ``[B, H, W]`` and offsets.
 
-    Lanes hold every fourth pixel of a row. Those that meet at an address are one increment by the hardware; those that
-    meet in a bank wait.
+    Lanes hold every fourth pixel of a row, or neighbours where pixels are listed (of all parts, which are few levels
+    each: an estimate). Those that meet at an address are one increment by the hardware; those that meet in a bank wait.
     """
+    apart = 1 if triton_plan.bins_config(levels, "shared", False).parts else 4
     generator = np.random.default_rng(0)
     level = quantized(images, levels).astype(np.int64)
     _, height, width = level.shape
@@ -55,7 +59,7 @@ def conflicts(images: np.ndarray, levels: int, sample: int = 256) -> float:
             b = generator.integers(0, len(level), sample)
             y = generator.integers(0, max(height - dy, 1), sample)
             x = generator.integers(0, max(width - 128 - 2 * abs(dx), 1), sample) + abs(dx)
-            lanes = (x[:, None] + 4 * np.arange(32)) % width
+            lanes = (x[:, None] + apart * np.arange(32)) % width
             at = (
                 level[b[:, None], y[:, None], lanes] * (levels + 1)
                 + level[b[:, None], np.minimum(y + dy, height - 1)[:, None], (lanes + dx) % width]
@@ -65,12 +69,27 @@ def conflicts(images: np.ndarray, levels: int, sample: int = 256) -> float:
     return float(np.mean(found))
 
 
+@cache
+def _budgets() -> dict[str, dict[str, float]]:
+    return dict(json.loads(BUDGETS.read_text(encoding="utf-8")))
+
+
 def _budget(key: str, name: str = "instructions_per_update") -> float:
-    return float(json.loads(BUDGETS.read_text(encoding="utf-8"))[key][name])
+    return float(_budgets()[key][name])
 
 
 def seconds(batch: int, height: int, width: int, levels: int, gpu: Gpu = H100, waits: float = 1.0) -> dict[str, float]:
-    """Seconds of each launch of `mas_glcm` by whole bins, gray uint8 images; ``waits``: :func:`conflicts`."""
+    """Seconds of the launches of `mas_glcm` by whole bins, in pieces; gray uint8; ``waits``: :func:`conflicts`."""
+    held = len(PLAN.groups) * (levels + 1) ** 2 * 4
+    each = max(1, HELD_BYTES // held)
+    total: dict[str, float] = {}
+    for begin in range(0, batch, each):
+        for name, taken in _piece(min(each, batch - begin), height, width, levels, gpu, waits).items():
+            total[name] = total.get(name, 0.0) + taken
+    return total
+
+
+def _piece(batch: int, height: int, width: int, levels: int, gpu: Gpu, waits: float) -> dict[str, float]:
     groups, offsets = len(PLAN.groups), sum(len(group.offsets) for group in PLAN.groups)
     below, border = PLAN.reach
     pitch = -(-(width + border) // 4) * 4
@@ -92,7 +111,8 @@ def seconds(batch: int, height: int, width: int, levels: int, gpu: Gpu = H100, w
     held = batch * groups * side * side * 4
     idle = -(-programs // gpu.processors) * gpu.processors / programs  # the last round is not full
     issued = instructions / issue * idle
-    increments = updates * (waits + 0.5) / gpu.banks / gpu.processors / gpu.clock * idle
+    load = 1.0 if config.parts else 0.5  # a byte a neighbour, or two words for four
+    increments = updates * (waits + load) / gpu.banks / gpu.processors / gpu.clock * idle
     moved = held * (1 if launch.splits == 1 else 2) / gpu.bytes_per_second
     level = batch * plane * _budget(f"{gpu.target} levels 32 levels, gray u8, gray") / issue
     uses, size_of = sum(len(group.uses) for group in PLAN.groups), 64 if levels <= 64 else 256

@@ -25,7 +25,7 @@ def report(monkeypatch):
     cases = (gpu_glcm.Case("natural", 1, 12, 8, True), gpu_glcm.Case("mixed", 3, 8, 4))
     monkeypatch.setattr(gpu_glcm, "CASES", cases)
     monkeypatch.setattr(gpu_glcm, "LOCAL", ((12, 8, 4),))
-    monkeypatch.setattr(gpu_glcm, "_processors_and_clock", lambda: (132, 1e9))
+    monkeypatch.setattr(gpu_glcm, "processors_and_clock", lambda: (132, 1e9))
     monkeypatch.setattr(gpu_report, "SOFT_CASES", ((1, 8),))
     monkeypatch.setattr(gpu_pixels, "CASES", (Case(2, 12), Case(1, 8, torch.bfloat16, last=True)))
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
@@ -68,6 +68,24 @@ def test_a_failed_test_fails_the_report_and_is_kept(report, monkeypatch, tmp_pat
     monkeypatch.setattr(report, "run_tests", lambda seconds: {"exit_code": 1, "failed": 1, "tail": "E   assert"})
     assert run(report, monkeypatch, "--out", tmp_path) == 1
     assert json.loads(next(tmp_path.iterdir()).read_text())["tests"]["failed"] == 1
+
+
+def test_a_case_that_fails_is_told_and_the_rest_is_timed(report, monkeypatch, tmp_path, capsys):
+    from benchmarks import gpu_glcm, gpu_pixels
+
+    def measure(row, case, *arguments):
+        if case.levels == 8:
+            raise RuntimeError("counts differ")
+        row.update(updates_per_second=1e9, times_faster_than_best_torch=3.0, predicted_ms_on_h100=None)
+        row["triton"] = {"ms": 2.0}
+
+    monkeypatch.setattr(gpu_glcm, "_measure", measure)
+    for module, name in ((gpu_glcm, "LOCAL"), (gpu_pixels, "CASES"), (report, "SOFT_CASES")):
+        monkeypatch.setattr(module, name, ())
+    assert run(report, monkeypatch, "--out", tmp_path) == 1
+    failed, timed = json.loads(next(tmp_path.iterdir()).read_text())["glcm"]
+    assert failed["error"] == "RuntimeError: counts differ" and timed["triton"]["ms"] == 2.0
+    assert "counts differ" in capsys.readouterr().out
 
 
 def test_names_what_there_was_no_time_for(report, monkeypatch, tmp_path):

@@ -85,3 +85,17 @@ def test_flat_images(variant, content, levels):
     level = round(content * 65535) * levels >> 16
     assert counts[0, :, level, level].tolist() == [70 * 70, 68 * 68]
     assert counts.sum().item() == 70 * 70 + 68 * 68
+
+
+def test_bins_of_16_bits_do_not_overflow(triton_variant):
+    triton_variant("packed")
+    image = torch.zeros(1, 1, 256, 257, dtype=torch.uint8, device=DEVICE)
+    counts = glcm(image, [(0, 1)], levels=8, normalize=False, impl="triton")
+    assert counts[0, 0, 0, 0] == counts.sum() == 256 * 256
+    assert mas_glcm(image, levels=8, angles=[1.0, 2.0], scales=(2,), impl="triton")[0, 0, 0] == 1  # mirrored: one group
+
+
+def test_images_beyond_its_positions_are_refused():
+    image = torch.zeros(1, 1, 1, 1, dtype=torch.uint8, device=DEVICE).expand(1, 1, 1, (1 << 29) + 1)
+    with pytest.raises(RuntimeError, match="at most 536870912 pixels high and wide"):
+        glcm(image, [(0, 1)], levels=8, normalize=False, impl="triton")

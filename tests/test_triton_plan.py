@@ -135,7 +135,7 @@ def test_the_table_of_choices_is_what_the_generated_code_says():
 
 
 @needs_triton
-@pytest.mark.parametrize("right", [True, False])
+@pytest.mark.parametrize("right", ["right", "wrong", "fails"])
 def test_bins_that_no_test_could_run_are_tried_before_they_are_trusted(right, monkeypatch):
     from bdg_fast.kernels.mas_glcm import triton
 
@@ -145,23 +145,28 @@ def test_bins_that_no_test_could_run_are_tried_before_they_are_trusted(right, mo
     def count_bins(work, bins, images, marks, counts):
         ways.append(bins.place)
         count(work, bins, images, marks, counts)
-        if not right and bins.place != "counts":
+        if right == "wrong" and bins.place != "counts":
             counts[0, 0, 3, 4] += 1
+        if right == "fails" and bins.place != "counts":
+            raise RuntimeError("no such instruction")
 
     monkeypatch.setattr(triton, "family_of", lambda device: "gfx9")
+    monkeypatch.setattr(triton, "TRIED", ((20, 32), (15, 256)))
     monkeypatch.setattr(triton, "count_bins", count_bins)
     triton._counts_right.cache_clear()
     images = torch.rand(1, 1, 20, 30, generator=torch.Generator().manual_seed(0))
     expected = glcm(images, [(0, 1), (2, -3)], levels=12, normalize=False, impl="reference")
     try:
         for repeat in range(2):
-            if right or repeat:
+            if right == "right" or repeat:
                 found = glcm(images, [(0, 1), (2, -3)], levels=12, normalize=False, impl="triton")
             else:
-                with pytest.warns(RuntimeWarning, match="shared memory are wrong"):
+                with pytest.warns(
+                    RuntimeWarning, match=f"shared memory {'are wrong' if right == 'wrong' else 'fail .no such'}"
+                ):
                     found = glcm(images, [(0, 1), (2, -3)], levels=12, normalize=False, impl="triton")
             assert torch.equal(found, expected)
-            assert ways[-1] == ("memory" if right else "counts")
-            assert len(ways) == (4 if right else 2) + repeat + 1  # tried once
+            assert ways[-1] == ("memory" if right == "right" else "counts")
+            assert len(ways) == {"right": 4, "wrong": 2, "fails": 1}[right] + repeat + 1  # tried once
     finally:
         triton._counts_right.cache_clear()

@@ -98,7 +98,9 @@ def run(arguments: argparse.Namespace) -> int:
     failures = Failures("not restored")
     with ThreadPoolExecutor(WRITERS) as writers:
         late = [job for job in compare if job.target.exists() and not arguments.force]
-        _settle([(job.compared, writers.submit(_compare, job)) for job in late], failures, keep=0)
+        written = _settle([(job.compared, writers.submit(_compare, job)) for job in late], failures, keep=0)
+        if late:
+            print(f"{written} of {len(late)} comparisons added to what was there")
         if waiting:
             _restore(arguments, waiting, set(compare), writers, failures)
     return failures.report()

@@ -130,7 +130,9 @@ def _load_file(path: Path) -> tuple[Any, UNetConfig | None]:
         try:
             return torch.load(path, map_location="cpu", weights_only=True), None
         except Exception as error:  # of many types
-            raise CheckpointError(f"{path} cannot be read by torch.load(weights_only=True): {error}") from None
+            # of torch's text the first sentence alone: the rest advises to load what may run code
+            reason = str(error).partition(". ")[0].strip() or type(error).__name__
+            raise CheckpointError(f"{path} cannot be read by torch.load(weights_only=True): {reason}") from None
     from safetensors import safe_open
 
     try:

@@ -99,6 +99,8 @@ class UNet(nn.Module, ModelHubMixin, library_name="bdg-fast", pipeline_tag="imag
     def __init__(self, config: UNetConfig | None = None) -> None:
         """A network of random weights; :meth:`from_pretrained` loads trained ones."""
         super().__init__()
+        if not isinstance(config, UNetConfig | None):
+            raise TypeError(f"config must be a UNetConfig, as SIZES['T'] is, got {config!r}")
         self.config = config = config or UNetConfig()
         width, time_width = config.width, 4 * config.width
         widths = [width * m for m in config.multipliers]

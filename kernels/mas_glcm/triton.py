@@ -12,16 +12,18 @@ import triton
 from torch import Tensor
 
 from . import triton_kernels
-from .spec import Request, float_scale, make_plan
+from .spec import Request, TooLarge, float_scale, make_plan
 from .triton_launch import PLAIN, Work, count_bins, count_products, family_of, plan_bins, reach_of
 from .triton_plan import CHOICE, SPARSE, cells_for, class_of
-from .triton_tables import tables_for, threshold_table
+from .triton_tables import NOWHERE, tables_for, threshold_table
 
 VARIANT: str | None = None
 """Overrides :func:`variant_for`, for tests and benchmarks: "shared", "packed", "counts" or "product"."""
 
 HELD_BYTES = 1 << 28
 """Counts, and levels, held at a time; larger batches run in pieces."""
+TRIED = ((66, 32), (130, 32), (66, 105), (130, 105), (130, 256))
+"""Sides and levels that stand for every kernel of gfx9: small and large, of half and all of its memory, in parts."""
 AHEAD = 4
 """Matrices that `combine_kernel` waits for together."""
 
@@ -45,15 +47,22 @@ def _counts_right(device: torch.device) -> bool:
 
     gfx9's are reached by instructions that this project's tests compile but cannot run, so the first call tries them.
     """
-    rows, columns = torch.arange(66, device=device)[:, None], torch.arange(67, device=device)
-    images = ((rows * rows * 7 + columns * 13) % 256).to(torch.uint8)[None, None]
     request = Request(((0, 1), (1, 1), (2, -1), (0, -1)), (0, 0, 1, 1), 2)
-    for levels in (32, 256):  # whole matrices, and in parts
-        ways = (glcm(images, None, request, levels, 0.0, 1.0, "gray", (), False, way) for way in ("shared", "counts"))
-        if not torch.equal(*ways):
-            message = "co-occurrence matrices counted in this GPU's shared memory are wrong; a slower way is taken"
-            warnings.warn(message, RuntimeWarning, stacklevel=2)
-            return False
+    message = "are wrong"
+    for side, levels in TRIED:
+        rows, columns = torch.arange(side, device=device)[:, None], torch.arange(side + 1, device=device)
+        images = ((rows * rows * 7 + columns * 13) % 256).to(torch.uint8)[None, None]
+        try:
+            shared, counts = (
+                glcm(images, None, request, levels, 0.0, 1.0, "gray", (), False, way) for way in ("shared", "counts")
+            )
+            if torch.equal(shared, counts):
+                continue
+        except Exception as error:  # a driver or compiler that does not take them
+            message = f"fail ({error})"
+        message = f"co-occurrence matrices counted in this GPU's shared memory {message}; a slower way is taken"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        return False
     return True
 
 
@@ -74,6 +83,8 @@ def glcm(
     laplacian = source == "laplacian"
     h, w = (max(size - 2 * laplacian, 0) for size in (height, width))
     device = images.device
+    if max(h, w) > NOWHERE:
+        raise TooLarge(f"images must be at most {NOWHERE} pixels high and wide for impl='triton', got {h} x {w}")
     weighting = "sum" if not normalize else "size" if mask is None else "pairs"
     plan = make_plan(request, weighting)
     groups = len(plan.groups)
@@ -86,7 +97,7 @@ def glcm(
     lo, scale = float_scale(low, high)
     reach = sum((size - 1) * abs(stride) for size, stride in zip(images.shape[1:], images.stride()[1:], strict=True))
     most = max((len(group.offsets) for group in plan.groups), default=1) * h * w
-    below, border = reach_of(plan, h, w)
+    below, border = reach_of(request, weighting, h, w)
     wide = max(reach, most, 2 * (h + below + 1) * (w + border + 4) + (1 << 16)) >= 2**31
     work = Work(
         request, weighting, plan, levels, lo, scale, h, w, channels, laplacian, mask is not None, table, steps, wide
@@ -94,7 +105,7 @@ def glcm(
     variant = variant or variant_for(levels, h * w, device)
     integer = torch.int64 if work.wide else torch.int32
     side = levels if variant == "product" else levels + 1  # bins have a row and a column of what does not count
-    held = groups * side * side * 8
+    held = groups * side * side * (8 if wide else 4)
     if variant != "product" and h * w:
         bins = plan_bins(work, 1, variant, device)
         held = max(held, bins.plane * (2 + 8 * bins.config.parts))

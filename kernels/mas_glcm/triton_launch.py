@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 
 from . import triton_bins, triton_kernels
-from .spec import Plan, Request
+from .spec import Plan, Request, make_plan
 from .triton_plan import MOST_PACKED, SMALL, BinsConfig, Launch, bins_config, launch_for, product_config, words_for
 from .triton_tables import PER_COLUMN, columns_for, entries_for
 
@@ -40,9 +40,10 @@ def _place(way: str, device: torch.device) -> str:
 
 
 @lru_cache(maxsize=256)
-def reach_of(plan: Plan, height: int, width: int) -> tuple[int, int]:
+def reach_of(request: Request, weighting: str, height: int, width: int) -> tuple[int, int]:
     """Largest ``dy`` and ``|dx|`` of the offsets that stay within a ``height x width`` image for some pixel."""
-    inside = [(dy, abs(dx)) for group in plan.groups for dy, dx in group.offsets if dy < height and abs(dx) < width]
+    groups = make_plan(request, weighting).groups
+    inside = [(dy, abs(dx)) for group in groups for dy, dx in group.offsets if dy < height and abs(dx) < width]
     return max((dy for dy, _ in inside), default=0), max((dx for _, dx in inside), default=0)
 
 
@@ -126,11 +127,13 @@ class Bins(NamedTuple):
     launch: Launch
     place: str
     packed: bool
-    border: int  # of a row of a plane
     pitch: int  # width and border
     size: int  # elements that count as first pixels
     plane: int  # elements of an image
     room: int  # words that a program clears
+    within: tuple[
+        int, int
+    ]  # height and width of the image, or less that leaves out no other offsets: few distinct ones
 
 
 def bins_constants(config: BinsConfig, place: str, packed: bool, word: int, wide: bool) -> dict[str, object]:
@@ -152,24 +155,40 @@ def bins_constants(config: BinsConfig, place: str, packed: bool, word: int, wide
 
 def plan_bins(work: Work, batch: int, variant: str, device: torch.device) -> Bins:
     """All of a launch but the tensors."""
-    groups = work.plan.groups
+    shape = (work.height, work.width)
+    return _plan_bins(work.request, work.weighting, work.levels, shape, work.wide, batch, variant, device)
+
+
+@lru_cache(maxsize=256)  # planning takes longer than a small launch
+def _plan_bins(
+    request: Request,
+    weighting: str,
+    levels: int,
+    shape: tuple[int, int],
+    wide: bool,
+    batch: int,
+    variant: str,
+    device: torch.device,
+) -> Bins:
+    plan, (height, width) = make_plan(request, weighting), shape
+    groups = plan.groups
     most = max(len(group.offsets) for group in groups)
     packed = variant == "packed" and most <= MOST_PACKED
     way = "shared" if variant == "packed" and not packed else variant
     place = _place(way, device)
-    below, border = reach_of(work.plan, work.height, work.width)
-    pitch = -(-(work.width + border) // 4) * 4
-    size = work.height * pitch
-    small = size < SMALL and not work.wide and device.type == "cuda"
-    config = bins_config(work.levels, way, small, place == "gfx9")
+    below, border = reach_of(request, weighting, height, width)
+    pitch = -(-(width + border) // 4) * 4
+    size = height * pitch
+    small = size < SMALL and not wide and device.type == "cuda"
+    config = bins_config(levels, way, small, place == "gfx9")
     if device.type != "cuda":  # the interpreter pays by the operation, not by the element
         config = config._replace(block=2048, tile=1 << 14)
     limit = (65535 if packed else 2**31 - 1) // most // config.block * config.block
     offsets = sum(len(group.offsets) for group in groups)
     if device.type == "cuda":
-        launch = launch_for(config, work.levels + 1, batch, size, len(groups), offsets, limit, _processors(device))
+        launch = launch_for(config, levels + 1, batch, size, len(groups), offsets, limit, _processors(device))
     else:
-        pixels = -(-size // (2 * config.block)) * config.block
+        pixels = min(-(-size // (2 * config.block)) * config.block, limit)
         launch = Launch(-(-size // pixels), -(-len(groups) // config.groups), pixels)
     end = -(-size // config.block) * config.block + below * pitch + border + 4  # the last word's neighbour
     plane = -(-end // LEVEL_BLOCK) * LEVEL_BLOCK
@@ -179,11 +198,11 @@ def plan_bins(work: Work, batch: int, variant: str, device: torch.device) -> Bin
         launch=launch,
         place=place,
         packed=packed,
-        border=border,
         pitch=pitch,
         size=size,
         plane=plane,
-        room=words_for(each, config.half, work.levels + 1, config.parts, config.tile) if config.room else 0,
+        room=words_for(each, config.half, levels + 1, config.parts, config.tile) if config.room else 0,
+        within=(min(height, plan.reach[0] + 1), min(width, plan.reach[1] + 1)),
     )
 
 
@@ -242,7 +261,7 @@ def count_bins(work: Work, bins: Bins, images: Tensor, marks: Tensor, counts: Te
     triton_bins.bins_kernel[grid](
         level,
         level.view(torch.int32),
-        *entries_for(work.request, work.weighting, device, *_needed(work)),
+        *entries_for(work.request, work.weighting, device, *bins.within),
         counts,
         scratch,
         placed,
@@ -263,9 +282,3 @@ def count_bins(work: Work, bins: Bins, images: Tensor, marks: Tensor, counts: Te
         num_warps=config.warps,
         **PLAIN,
     )
-
-
-def _needed(work: Work) -> tuple[int, int]:
-    """The image's height and width, or less that leaves out no other offsets: few distinct ones."""
-    below, border = work.plan.reach
-    return min(work.height, below + 1), min(work.width, border + 1)

@@ -53,9 +53,8 @@ CHOICE = {
 """By kind of GPU and class of levels; tests hold the numbers to `benchmarks/codegen_budgets.json`.
 
 Without a measurement no other is taken for its instructions alone. ``counts`` sends each increment to the
-second-level cache, which takes far fewer a clock. ``packed`` is emptied more often, and its increments are not all by
-one: lanes that meet at an address, as those of flat images do, wait for each other. It alone holds whole matrices of
-106 to 148 levels, so there it may well win.
+second-level cache, which takes far fewer a clock. ``packed`` is emptied more often, and adds what the compiler does not
+know to be 1: lanes that meet at an address wait for each other. It alone holds whole matrices of 106 to 148 levels.
 """
 
 
@@ -127,7 +126,7 @@ def bins_config(levels: int, way: str, small: bool, gfx9: bool = False) -> BinsC
     side = levels + 1
     large, medium, little = (4096, 4, 512), (2048, 4, 512), (512, 1, 128)  # block, warps, tile
     if way == "counts":
-        return BinsConfig(MOST_GROUPS, side, 0, 0, *(little if small and not gfx9 else large))
+        return BinsConfig(MOST_GROUPS, side, 0, 0, *(little if small else large))
     pack = 2 if way == "packed" else 1
     half = -(-side // pack)
     shapes = [(BINS, *(medium if small else large))]

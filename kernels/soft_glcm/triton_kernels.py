@@ -74,15 +74,13 @@ def add_kernel(
         j, g = _split(position, there_at, valid, levels)
         cell = sums + (group * levels + i) * levels + j
         # shares of one unit that add up to it exactly
-        row = tl.where(valid, f * UNIT + 0.5, 0.0).to(tl.int64)
+        row = (f * UNIT + 0.5).to(tl.int64)
         high = (f * g * UNIT + 0.5).to(tl.int64)
         column = (g * UNIT + 0.5).to(tl.int64)
-        # all four for every pixel: a branch around each would cost more than the zeros that borders add
-        one = tl.where(valid, UNIT, 0).to(tl.int64)
-        tl.atomic_add(cell, one - row - column + high, sem="relaxed")
-        tl.atomic_add(cell + 1, column - high, sem="relaxed")
-        tl.atomic_add(cell + levels, row - high, sem="relaxed")
-        tl.atomic_add(cell + levels + 1, high, sem="relaxed")
+        tl.atomic_add(cell, UNIT - row - column + high, mask=valid, sem="relaxed")
+        tl.atomic_add(cell + 1, column - high, mask=valid & (column != high), sem="relaxed")
+        tl.atomic_add(cell + levels, row - high, mask=valid & (row != high), sem="relaxed")
+        tl.atomic_add(cell + levels + 1, high, mask=valid & (high != 0), sem="relaxed")
 
 
 @triton.jit
