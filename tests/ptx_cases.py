@@ -142,7 +142,7 @@ def a_program_for_all_of_a_large_matrix(variant):
 def a_batch_in_pieces():
     from bdg_fast.kernels.mas_glcm import triton
 
-    with mock.patch.object(triton, "HELD_BYTES", 1 << 20):
+    with mock.patch.object(triton, "HELD_BYTES", 1 << 18):
         launches = check(random_images((5, 1, 20, 19)), mas_offsets())
     assert len(launches.of("bins_kernel")) > 1
 
