@@ -172,8 +172,11 @@ def windows(time_ms: Timer, device: str) -> list[dict[str, Any]]:
     for side, window, stride in LOCAL:
         images = [x[:, None] for x in inputs("natural", 1, side, device)]
 
-        def cut(turn: int, x: list[torch.Tensor] = images, w: int = window, s: int = stride) -> torch.Tensor:
-            return mas_glcm(x[turn].unfold(2, w, s).unfold(3, w, s).reshape(-1, 1, w, w), impl="triton")
+        def crops(turn: int, x: list[torch.Tensor] = images, w: int = window, s: int = stride) -> torch.Tensor:
+            return x[turn].unfold(2, w, s).unfold(3, w, s).reshape(-1, 1, w, w)
+
+        def cut(turn: int, crops: Callable[[int], torch.Tensor] = crops) -> torch.Tensor:
+            return mas_glcm(crops(turn), impl="triton")
 
         def ours(turn: int, x: list[torch.Tensor] = images, w: int = window, s: int = stride) -> torch.Tensor:
             return local_mas_glcm(x[turn], w, s, impl="triton")
@@ -184,11 +187,11 @@ def windows(time_ms: Timer, device: str) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"case": f"windows of {window}, stride {stride}, {side} x {side}: {count}"}
         row["triton"], row["cut out"] = time_ms(ours), time_ms(cut)
         try:
-            crops = images[0].unfold(2, window, stride).unfold(3, window, stride).reshape(-1, window, window)[::50]
-            peers.scikit_image_mean(crops[:1].cpu().numpy(), 32)
+            some = crops(0)[::50, 0].cpu().numpy()
+            peers.scikit_image_mean(some[:1], 32)  # imports it
             start = time.perf_counter()
-            peers.scikit_image_mean(crops.cpu().numpy(), 32)
-            row["scikit-image"] = {"ms": 1e3 * (time.perf_counter() - start) / len(crops) * count}
+            peers.scikit_image_mean(some, 32)
+            row["scikit-image"] = {"ms": 1e3 * (time.perf_counter() - start) / len(some) * count}
         except ImportError:
             pass
         rows.append(row)

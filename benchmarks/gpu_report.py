@@ -13,13 +13,14 @@ import platform
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from bdg_fast.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICE, SIDE = "cuda", 256
@@ -103,11 +104,7 @@ def _driver() -> str:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".json", delete=False, encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
-    os.replace(file.name, path)
-    path.chmod(0o644)
+    write_atomically(path, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
 
 
 def main() -> int:
@@ -139,7 +136,6 @@ def main() -> int:
     write_json(path, report)  # whatever happens next, the tests' outcome is kept
     report["copy_bytes_per_second"] = copy_bandwidth()
     deadline = start + arguments.seconds
-    copy = report["copy_bytes_per_second"]
     report["processors"], report["clock_hz"] = processors_and_clock()
 
     def keep(rows: list[dict[str, Any]]) -> None:
@@ -150,7 +146,9 @@ def main() -> int:
     report["soft"] = soft_cases() if time.monotonic() < deadline else []
     report["windows"] = windows(time_ms, DEVICE) if time.monotonic() < deadline else []
     write_json(path, report)
-    report["pixels"] = pixel_cases(DEVICE, time_ms, copy) if time.monotonic() < deadline else []
+    report["pixels"] = (
+        pixel_cases(DEVICE, time_ms, report["copy_bytes_per_second"]) if time.monotonic() < deadline else []
+    )
     report["seconds"] = round(time.monotonic() - start, 1)
     write_json(path, report)
 

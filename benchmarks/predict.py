@@ -20,6 +20,7 @@ import numpy as np
 
 from bdg_fast.kernels.mas_glcm import triton_plan
 from bdg_fast.kernels.mas_glcm.spec import Request, make_plan
+from bdg_fast.kernels.mas_glcm.triton import HELD_BYTES
 
 from .codegen import BUDGETS
 from .peers import OFFSETS, quantized
@@ -38,8 +39,6 @@ class Gpu(NamedTuple):
 
 
 H100 = Gpu("sm_90", 132, 1.7e9, 3.0e12)
-HELD_BYTES = 1 << 28
-"""`bdg_fast.kernels.mas_glcm.triton.HELD_BYTES`."""
 PLAN = make_plan(Request(OFFSETS, (0,) * len(OFFSETS), 1), "size")
 
 

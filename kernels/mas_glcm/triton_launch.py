@@ -131,9 +131,7 @@ class Bins(NamedTuple):
     size: int  # elements that count as first pixels
     plane: int  # elements of an image
     room: int  # words that a program clears
-    within: tuple[
-        int, int
-    ]  # height and width of the image, or less that leaves out no other offsets: few distinct ones
+    within: tuple[int, int]  # an image that holds the same offsets as this one: few distinct heights and widths
 
 
 def bins_constants(config: BinsConfig, place: str, packed: bool, word: int, wide: bool) -> dict[str, object]:
