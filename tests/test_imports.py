@@ -56,7 +56,7 @@ PACKAGE = {
     "": {"texture", "data", "evaluation", "kernel", "models", "restorer", "sampler", "schedule"},
     "files": set(),
     "memory": set(),
-    "models": {"files"},
+    "models": {"files", "kernel"},
     "schedule": set(),
     "sampler": {"kernel", "schedule"},
     "texture": {"kernel"},

@@ -1,0 +1,32 @@
+"""Which backend computes the parts of a network."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+
+
+def unavailable(impl: str) -> str | None:
+    """Why a backend cannot run here; None if it can."""
+    if impl == "cpu" and importlib.util.find_spec("numba") is None:
+        return "numba is not installed"
+    return None
+
+
+def parts(impl: str = "cpu") -> ModuleType:
+    """The module of a backend: ``Buffers, Conv3x3, DirectConv, group_norm, Finish, LinearAttention``.
+
+    Args:
+        impl: ``"cpu"``, compiled, or ``"reference"``.
+
+    Raises:
+        ValueError: another name.
+        RuntimeError: the backend cannot run here.
+    """
+    if impl not in ("cpu", "reference"):
+        raise ValueError(f"impl must be 'cpu' or 'reference', got {impl!r}")
+    reason = unavailable(impl)
+    if reason is not None:
+        raise RuntimeError(f"impl={impl!r} cannot run: {reason}")
+    return importlib.import_module(f".{impl}", __package__)
