@@ -66,10 +66,9 @@ class Conv3x3:
         _check_channels(weight)
         self.out = len(weight)
         g = torch.from_numpy(filter_matrix())
-        planes = torch.einsum("iy,ocyx,jx->ijco", g, weight.double(), g).flatten(0, 1)  # [36, in, out]
-        self.weight = kept(
-            planes.float().view(FIELD**2, -1, self.out // TILE, TILE).transpose(1, 2)
-        )  # [36, out / 16, in, 16]
+        planes = torch.kron(g, g) @ weight.double().flatten(2).flatten(0, 1).T  # [36, out in], by blocks of g w g^T
+        split = planes.float().view(FIELD**2, self.out // TILE, TILE, -1)
+        self.weight = kept(split.transpose(2, 3))  # [36, out / 16, in, 16]
         self.bias = torch.zeros(self.out) if bias is None else bias.float().contiguous()
 
     def __call__(

@@ -62,10 +62,6 @@ class Vec:
         test = self.builder.fcmp_unordered(operator, self.value, value)  # NaN of self stays
         return Vec(self.builder, self.builder.select(test, self.value, value))
 
-    def rounded(self) -> Vec:
-        """To the nearest integer, ties to even."""
-        return self._call("nearbyint")
-
     def _call(self, name: str, *others: Any) -> Vec:
         kind = self.value.type
         signature = ir.FunctionType(kind, [kind] * (1 + len(others)))
@@ -73,23 +69,23 @@ class Vec:
         return Vec(self.builder, self.builder.call(function, [self.value, *others]))
 
     def exp(self) -> Vec:
-        """Natural exponential within 2 ulp; 0 below -87.3, where float32 has no normal numbers left."""
-        builder = self.builder
-        lowest = self.builder.fcmp_ordered("<", self.value, constant(-87.3, self.value.type))
+        """Natural exponential within 2 ulp, from -87.3 to 88 and held there beyond.
+
+        ``2^n exp(r)`` with ``n`` read off the bits of a float that is too large for a fraction.
+        """
+        builder, kind = self.builder, self.value.type
+        bits = ir.VectorType(I32, kind.count)
         x = self.min(88.0).max(-87.3)
-        n = (x * (1 / math.log(2))).rounded()
+        shifted = x.times(1 / math.log(2), 1.5 * 2**23)
+        n = shifted - 1.5 * 2**23
         r = n.times(-0.693359375, x)  # ln 2 in two parts, the first exact
         r = n.times(2.12194440e-4, r)
         y = r.times(1.9875691500e-4, 1.3981999507e-3)  # minimax, Cephes' expf
         for c in (8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
             y = y.times(r, c)
         y = (y * r).times(r, r) + 1.0
-        bits = ir.VectorType(I32, x.value.type.count)
-        power = builder.fptosi(n.value, bits)
-        power = builder.add(power, ir.Constant(bits, [127] * bits.count))
-        power = builder.shl(power, ir.Constant(bits, [23] * bits.count))
-        y = y * Vec(builder, builder.bitcast(power, x.value.type))
-        return Vec(builder, builder.select(lowest, constant(0.0, x.value.type), y.value))
+        power = builder.shl(builder.bitcast(shifted.value, bits), ir.Constant(bits, [23] * kind.count))
+        return Vec(builder, builder.bitcast(builder.add(builder.bitcast(y.value, bits), power), kind))
 
     def silu(self) -> Vec:
         """``x / (1 + exp(-x))``."""
