@@ -1,4 +1,4 @@
-"""How much memory is free, also where a container or a service has less than the machine."""
+"""How much memory is free, also where a container or a service has less than the machine, and when it ran out."""
 
 from __future__ import annotations
 
@@ -20,9 +20,22 @@ GROUPS = (
 def free_memory(device: torch.device, root: Path = Path("/")) -> int:
     """Bytes that may be taken on a device; ``root`` is where the system's own files are looked for."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        # what PyTorch keeps for the next call is free too: else a picture's tiles would depend on what came before it
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     found = _numbers(root / "proc/meminfo").get("MemAvailable:")
     return max(min([GUESS if found is None else found * 1024, *_left_by_groups(root)]), 0)
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error is that memory ran out, or came of it."""
+    # PyTorch's CPU and MPS allocators raise no type of their own; a capture reports its own end first
+    known = ("can't allocate memory", "out of memory")
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in known):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _left_by_groups(root: Path) -> Iterator[int]:

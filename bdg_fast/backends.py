@@ -1,0 +1,203 @@
+"""How a network is evaluated: eagerly, by `torch.compile`, or by the CPU engine of this project.
+
+All take ``(x_t, x_lq, time)`` and return float32 predictions. Low precision is that of convolutions and products alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .models import UNet, UNetConfig, UNetOutput
+from .models.blocks import LinearAttention
+
+BACKENDS = ("auto", "eager", "compiled", "native")
+Network = Callable[[Tensor, Tensor, Tensor], UNetOutput]
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
+"""Names the folder that Inductor keeps compiled code in."""
+
+
+def default_device() -> str:
+    """A GPU if there is one."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def native_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where it is computed natively, which is faster there; float32 elsewhere."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not there in older releases
+        native = any(bool(found.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    else:
+        native = False
+    return torch.bfloat16 if native else torch.float32
+
+
+def network_of(backend: str, unet: UNet, device: torch.device, dtype: torch.dtype) -> tuple[str, Network]:
+    """The backend that is taken, and the network evaluated by it.
+
+    Args:
+        backend: one of :data:`BACKENDS`. ``"auto"``: ``"compiled"`` on CUDA, ``"native"`` in float32 on the CPU, where
+            they can run, else ``"eager"``.
+        unet: folded, on ``device``.
+        dtype: of convolutions and products.
+
+    Raises:
+        ValueError: there is no such backend, or it cannot run here; the message tells why.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
+    if backend == "auto":
+        wanted = {"cuda": "compiled", "cpu": "native"}.get(device.type, "eager")
+        low = dtype != torch.float32
+        backend = "eager" if (wanted == "native" and low) or _why_not(wanted, unet, device, dtype) else wanted
+    elif reason := _why_not(backend, unet, device, dtype):
+        raise ValueError(f"backend must be one that can run here, as 'auto' and 'eager' can, got {backend!r}: {reason}")
+    if backend == "native":
+        return backend, _native().NativeUNet(unet)
+    return backend, (CompiledNetwork if backend == "compiled" else EagerNetwork)(unet, device, dtype)
+
+
+def _why_not(backend: str, unet: UNet, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why a backend cannot run, or None."""
+    if backend == "native":
+        native = _native()
+        reason: str | None = "this version has no such engine" if native is None else None
+        return reason or native.supports(unet, device, dtype)
+    return _why_not_compiled(device) if backend == "compiled" else None
+
+
+def _native() -> Any:
+    """The module of the CPU engine, loaded when it is first wanted; None in versions without it."""
+    name = f"{__package__}.models.native"
+    return importlib.import_module(name) if find_spec(name) else None
+
+
+def _why_not_compiled(device: torch.device) -> str | None:
+    if device.type == "cuda":
+        if find_spec("triton") is None:
+            return "torch.compile needs triton on a GPU, which is not installed"
+        if torch.version.hip is None and torch.cuda.get_device_capability(device) < (7, 0):
+            return "triton needs a GPU of compute capability 7.0"
+        return None
+    if device.type != "cpu":
+        return f"torch.compile is used on CUDA and the CPU alone, not on {device.type}"
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++", "cl") if name):
+        return "torch.compile needs a C++ compiler on the CPU, and none is found"
+    return None
+
+
+class EagerNetwork:
+    """Operation by operation."""
+
+    def __init__(self, unet: UNet, device: torch.device, dtype: torch.dtype) -> None:
+        """``unet`` as it is."""
+        self.unet, self.device, self.dtype = unet, device, dtype
+
+    def __call__(self, x_t: Tensor, x_lq: Tensor, time: Tensor) -> UNetOutput:
+        """As the network's forward; predictions float32 ``[B, 3, H, W]``."""
+        with _precision(self.device.type, self.dtype):
+            found = self.unet(x_t, x_lq, time)
+        return UNetOutput(_float32(found.residual), _float32(found.noise), found.features)
+
+
+class CompiledNetwork:
+    """By `torch.compile`: one graph for a single image and one for several, of any size.
+
+    Images are padded as :class:`UNet` pads them, outside of the graph, whose height and width are symbols. Padding
+    them further, to a few sizes, would change results: norms and attention read what is padded (docs/architecture.md).
+    """
+
+    def __init__(self, unet: UNet, device: torch.device, dtype: torch.dtype) -> None:
+        """A copy of ``unet`` where ``dtype`` is low; what is compiled is kept for later processes."""
+        keep_compiled()
+        self.unet, self.device, self.dtype = rounded(unet, dtype), device, dtype
+
+    def __call__(self, x_t: Tensor, x_lq: Tensor, time: Tensor) -> UNetOutput:
+        """As the network's forward, without features; predictions float32 ``[B, 3, H, W]``."""
+        batch, _, height, width = x_t.shape
+        if x_t.numel() == 0:
+            return EagerNetwork(self.unet, self.device, self.dtype)(x_t, x_lq, time)
+        x = self.unet.joined(x_t, x_lq)
+        for dim in (2, 3) if batch == 1 else (0, 2, 3):
+            torch._dynamo.mark_dynamic(x, dim)
+        evaluate = _compiled(self.unet.config, self.device, self.dtype, batch > 1)
+        # memory of its own: an element of a table lies at another offset every time
+        residual, noise = evaluate(self.unet, x, (time[:1] if time.stride(0) == 0 else time).clone(), self.dtype)
+        residual, noise = (None if part is None else part[:, :, :height, :width] for part in (residual, noise))
+        return UNetOutput(residual, noise, x_t.new_zeros(0))
+
+
+def _evaluate(unet: UNet, x: Tensor, time: Tensor, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+    """What is compiled: float32 residual and noise of the padded size."""
+    with _precision(x.device.type, dtype):
+        found = unet.evaluate(x, time)
+    return _float32(found.residual), _float32(found.noise)
+
+
+@cache
+def _compiled(config: UNetConfig, device: torch.device, dtype: torch.dtype, several: bool) -> Callable[..., Any]:
+    """:func:`_evaluate`, compiled when it is first called; networks of one shape share it.
+
+    Each has code of its own: Dynamo limits how many graphs a piece of code may have.
+    """
+    code = _evaluate.__code__.replace(co_name=f"evaluate_{'several' if several else 'one'}")
+    return torch.compile(FunctionType(code, _evaluate.__globals__), fullgraph=True)
+
+
+def rounded(unet: UNet, dtype: torch.dtype) -> UNet:
+    """``unet`` with the weights in ``dtype`` that autocast would round at every evaluation: the same results.
+
+    A copy where there are any. Linear attention computes with its weights in float32, and norms do.
+    """
+    if dtype == torch.float32:
+        return unet
+    unet = copy.deepcopy(unet)
+    exact = {
+        module
+        for attention in unet.modules()
+        if isinstance(attention, LinearAttention)
+        for module in attention.modules()
+    }
+    for module in unet.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear) and module not in exact:
+            module.to(dtype)
+    return unet
+
+
+def keep_compiled() -> None:
+    """Have Inductor keep its code in the user's cache, unless the environment names a folder.
+
+    Its own choice lies among temporary files, which a restart of the machine deletes. Where there is no place in the
+    user's cache, it stays with that choice.
+    """
+    if os.environ.get(CACHE):
+        return
+    with contextlib.suppress(OSError, RuntimeError):  # read-only, or nobody's home
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bdg_fast" / "inductor"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            os.environ[CACHE] = str(folder)
+
+
+def _precision(device: str, dtype: torch.dtype) -> contextlib.AbstractContextManager[object]:
+    return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device, dtype)
+
+
+def _float32(prediction: Tensor | None) -> Tensor | None:
+    return None if prediction is None else prediction.float()
