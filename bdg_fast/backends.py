@@ -186,7 +186,9 @@ def keep_compiled() -> None:
     Its own choice lies among temporary files, which a restart of the machine deletes. Where there is no place in the
     user's cache, it stays with that choice.
     """
-    if os.environ.get(CACHE):
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    if os.environ.get(CACHE, default_cache_dir()) != default_cache_dir():  # importing Dynamo sets its own choice
         return
     with contextlib.suppress(OSError, RuntimeError):  # read-only, or nobody's home
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bdg_fast" / "inductor"
