@@ -1,4 +1,4 @@
-"""How networks are evaluated: which backend is taken, the same results, no compiling again, nothing lost in precision."""
+"""How networks are evaluated: which backend is taken, the same results, no compiling again, no precision lost."""
 
 import os
 import subprocess
@@ -65,7 +65,7 @@ def test_auto_takes_what_is_fastest_and_can_run(engine, monkeypatch):
     assert taken(dtype="bfloat16") == "eager"
     engine.reason = "the width must be a multiple of 16"
     assert taken() == "eager"
-    with pytest.raises(ValueError, match="backend must be one that can run here.*'native': the width must be a"):
+    with pytest.raises(ValueError, match=r"backend must be one that can run here.*'native': the width must be a"):
         taken("native")
     monkeypatch.setattr(backends, "_native", lambda: None)
     assert taken() == "eager"
@@ -85,7 +85,7 @@ def test_why_nothing_can_be_compiled(monkeypatch):
     assert "triton" in backends._why_not_compiled(gpu)
     assert "not on mps" in backends._why_not_compiled(torch.device("mps"))
     monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(ValueError, match="got 'compiled': torch.compile needs a C\\+\\+ compiler"):
+    with pytest.raises(ValueError, match=r"got 'compiled': torch.compile needs a C\+\+ compiler"):
         Restorer(trained(), device="cpu", backend="compiled")
 
 

@@ -66,7 +66,7 @@ PACKAGE = {
     "data": set(),
     "evaluation": {"", "texture", "data", "kernel"},
     "restorer": {"backends", "data", "graphs", "memory", "models", "sampler", "transfers"},
-    "cli": {"", "texture", "data", "evaluation", "files", "kernel", "restorer"},
+    "cli": {"", "backends", "texture", "data", "evaluation", "files", "kernel", "restorer"},
 }
 
 

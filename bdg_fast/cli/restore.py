@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from bdg_fast.backends import BACKENDS
 from bdg_fast.data.images import EXTENSIONS, list_images, open_image, turn_of
 from bdg_fast.files import write_atomically
 from bdg_fast.restorer import DTYPES, Restorer
@@ -73,6 +74,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--dtype", choices=("auto", *DTYPES), default="auto", help="auto (default): bfloat16 where it is native"
     )
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="auto",
+        help="how the network is evaluated: auto (default) takes what is fastest; a first compiled run takes minutes",
+    )
     parser.add_argument("--batch", type=int, default=1, help="most pictures of one size evaluated together (default 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     parser.add_argument("--compare", action="store_true", help="also write NAME_compare.png: before and after")
@@ -119,6 +126,7 @@ def _restore(
         steps=arguments.steps,
         device=_device(arguments.device),
         dtype=arguments.dtype,
+        backend=arguments.backend,
         tile=arguments.tile,
         seed=arguments.seed,
     )
