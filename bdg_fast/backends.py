@@ -27,6 +27,8 @@ BACKENDS = ("auto", "eager", "compiled", "native")
 Network = Callable[[Tensor, Tensor, Tensor], UNetOutput]
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 """Names the folder that Inductor keeps compiled code in."""
+TYPICAL_SIDE, TYPICAL_BATCH = 256, 8
+"""Of images, for networks of four levels, that code for GPUs is chosen for."""
 
 
 def default_device() -> str:
@@ -127,20 +129,35 @@ class CompiledNetwork:
         """A copy of ``unet`` where ``dtype`` is low; what is compiled is kept for later processes."""
         keep_compiled()
         self.unet, self.device, self.dtype = rounded(unet, dtype), device, dtype
+        self._begun: set[bool] = set()
 
     def __call__(self, x_t: Tensor, x_lq: Tensor, time: Tensor) -> UNetOutput:
         """As the network's forward, without features; predictions float32 ``[B, 3, H, W]``."""
         batch, _, height, width = x_t.shape
         if x_t.numel() == 0:
             return EagerNetwork(self.unet, self.device, self.dtype)(x_t, x_lq, time)
-        x = self.unet.joined(x_t, x_lq)
-        for dim in (2, 3) if batch == 1 else (0, 2, 3):
-            torch._dynamo.mark_dynamic(x, dim)
-        evaluate = _compiled(self.unet.config, self.device, self.dtype, batch > 1)
-        # memory of its own: an element of a table lies at another offset every time
-        residual, noise = evaluate(self.unet, x, (time[:1] if time.stride(0) == 0 else time).clone(), self.dtype)
+        if self.device.type == "cuda" and (batch > 1) not in self._begun:
+            # how sums are split over the device is decided by the first size, which must not be anybody's
+            self._begun.add(batch > 1)
+            side = TYPICAL_SIDE * 2 ** len(self.unet.encoder) // 16
+            typical = x_t.new_zeros(TYPICAL_BATCH if batch > 1 else 1, 3, side, side)
+            self._evaluate(typical, typical, time[:1].expand(len(typical)))
+        residual, noise = self._evaluate(x_t, x_lq, time)
         residual, noise = (None if part is None else part[:, :, :height, :width] for part in (residual, noise))
         return UNetOutput(residual, noise, x_t.new_zeros(0))
+
+    def _evaluate(self, x_t: Tensor, x_lq: Tensor, time: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Residual and noise of the padded size."""
+        x = self.unet.joined(x_t, x_lq)
+        several = len(x) > 1
+        for dim in (0, 2, 3) if several else (2, 3):
+            torch._dynamo.mark_dynamic(x, dim)
+        # memory of its own: an element of a table lies at another offset every time
+        time = (time[:1] if time.stride(0) == 0 else time).clone()
+        found: tuple[Tensor | None, Tensor | None] = _compiled(self.unet.config, self.device, self.dtype, several)(
+            self.unet, x, time, self.dtype
+        )
+        return found
 
 
 def _evaluate(unet: UNet, x: Tensor, time: Tensor, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
