@@ -36,8 +36,10 @@ BYTES_PER_PIXEL = {32: 2_300, 64: 5_000}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NOISES = 4
 """Sizes whose noise is kept."""
-READERS = 2
-"""Threads that read and decode pictures while the network works."""
+READERS, GPU_READERS = 2, min(16, os.cpu_count() or 1)
+"""Threads that read and decode pictures while the network works: on the same processors, or on a GPU."""
+AHEAD = 2
+"""Batches that a GPU has begun while results of the one before are made into pictures."""
 
 Items = Sequence[tuple[int, Any, "Picture"]]
 """Number, source and what was read of it."""
@@ -214,11 +216,12 @@ class Restorer:
         reading: deque[tuple[int, Any, Future[Picture]]] = deque()
         begun: deque[Begun] = deque()
         broken: Exception | None = None
-        with ThreadPoolExecutor(READERS) as readers, contextlib.ExitStack() as leaving:
+        count = READERS if self._transfers is None else GPU_READERS
+        with ThreadPoolExecutor(count) as readers, contextlib.ExitStack() as leaving:
             leaving.callback(readers.shutdown, wait=False, cancel_futures=True)  # whoever stops early waits for no more
             while True:
                 try:  # a whole batch is read while one is restored
-                    while broken is None and len(reading) < READERS + 2 * batch:
+                    while broken is None and len(reading) < count + 2 * batch:
                         index, source = next(sources)
                         reading.append((index, source, readers.submit(read, source)))
                 except StopIteration:
@@ -248,12 +251,12 @@ class Restorer:
             raise broken
 
     def _together(self, items: Items, begun: deque[Begun]) -> Iterator[Restored]:
-        """Begin to restore pictures of one size; on a GPU they are finished when the next have begun."""
+        """Begin to restore pictures of one size; on a GPU they are finished when others have begun."""
         try:
             begun.append((items, self._begin([picture for _, _, picture in items])))
         except Exception as error:  # as above
             begun.append((items, partial(_raise, error)))
-        yield from self._finish(begun, 0 if self._transfers is None else 1)
+        yield from self._finish(begun, 0 if self._transfers is None else AHEAD)
 
     def _finish(self, begun: deque[Begun], keep: int = 0) -> Iterator[Restored]:
         """Give back all but the last ``keep``. Where some fail, each alone, so that none fails for another."""
@@ -296,7 +299,7 @@ class Restorer:
                     results[i] = pictures[i].back(pixels)
             return results
 
-        return finish
+        return finish if self._transfers is None else self._transfers.beside(finish)
 
     def _begin_restore(self, pixels: Tensor) -> Callable[[], Tensor]:
         """Begin :meth:`restore`; on a GPU what is returned waits for its results, and copies go on beside the work."""

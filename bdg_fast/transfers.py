@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+THREADS = 2
+"""Batches whose results are made into pictures at the same time."""
+T = TypeVar("T")
 
 
 class Transfers:
@@ -18,6 +24,11 @@ class Transfers:
         """Of a CUDA or ROCm device."""
         self.device = device
         self._up, self._down = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
+        self._threads = ThreadPoolExecutor(THREADS, "bdg_fast results")
+
+    def beside(self, function: Callable[[], T]) -> Callable[[], T]:
+        """Call ``function`` in a thread; what is returned waits for its result, or raises its error."""
+        return self._threads.submit(function).result
 
     def to_device(self, tensor: Tensor) -> Tensor:
         """``tensor`` on the device, which copies it while it works on what came before."""
