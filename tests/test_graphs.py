@@ -187,7 +187,7 @@ class Late:
     """Stands in for a GPU's transfers: results are there when another batch was begun, or a picture was asked for."""
 
     def __init__(self):
-        self.begun, self.waited, self.threads = [], [], ThreadPoolExecutor(2)
+        self.begun, self.waited, self.threads = [], {}, ThreadPoolExecutor(2)
 
     def beside(self, function):
         return self.threads.submit(function).result
@@ -199,10 +199,10 @@ class Late:
         return pixels
 
     def to_host(self, restored):
-        mine = self.begun[-1]
+        mine = len(self.begun) - 1
 
         def wait():
-            self.waited.append(mine.wait(timeout=5 if mine is self.begun[0] else 0))
+            self.waited[mine] = self.begun[mine].wait(timeout=0 if mine else 5)
             if bool((restored == 0.5).all()):
                 raise RuntimeError("gray")
             return restored
