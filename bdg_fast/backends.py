@@ -10,6 +10,7 @@ import copy
 import importlib
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .memory import out_of_memory
 from .models import UNet, UNetConfig, UNetOutput
 from .models.blocks import LinearAttention
 
@@ -64,7 +66,8 @@ def network_of(backend: str, unet: UNet, device: torch.device, dtype: torch.dtyp
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
-    if backend == "auto":
+    chosen = backend == "auto"
+    if chosen:
         wanted = {"cuda": "compiled", "cpu": "native"}.get(device.type, "eager")
         low = dtype != torch.float32
         backend = "eager" if (wanted == "native" and low) or _why_not(wanted, unet, device, dtype) else wanted
@@ -72,7 +75,9 @@ def network_of(backend: str, unet: UNet, device: torch.device, dtype: torch.dtyp
         raise ValueError(f"backend must be one that can run here, as 'auto' and 'eager' can, got {backend!r}: {reason}")
     if backend == "native":
         return backend, _native().NativeUNet(unet)
-    return backend, (CompiledNetwork if backend == "compiled" else EagerNetwork)(unet, device, dtype)
+    if backend == "compiled":
+        return backend, CompiledNetwork(unet, device, dtype, or_eager=chosen)
+    return backend, EagerNetwork(unet, device, dtype)
 
 
 def _why_not(backend: str, unet: UNet, device: torch.device, dtype: torch.dtype) -> str | None:
@@ -125,17 +130,32 @@ class CompiledNetwork:
     them further, to a few sizes, would change results: norms and attention read what is padded (docs/architecture.md).
     """
 
-    def __init__(self, unet: UNet, device: torch.device, dtype: torch.dtype) -> None:
-        """A copy of ``unet`` where ``dtype`` is low; what is compiled is kept for later processes."""
+    def __init__(self, unet: UNet, device: torch.device, dtype: torch.dtype, *, or_eager: bool = False) -> None:
+        """A copy of ``unet`` where ``dtype`` is low; what is compiled is kept for later processes.
+
+        ``or_eager``: where the compiler fails, warn and go on eagerly.
+        """
         keep_compiled()
-        self.unet, self.device, self.dtype = rounded(unet, dtype), device, dtype
+        self.unet, self.device, self.dtype, self.or_eager = rounded(unet, dtype), device, dtype, or_eager
+        self.eager = EagerNetwork(self.unet, device, dtype)
+        self._failed = False
         self._begun: set[bool] = set()
 
     def __call__(self, x_t: Tensor, x_lq: Tensor, time: Tensor) -> UNetOutput:
         """As the network's forward, without features; predictions float32 ``[B, 3, H, W]``."""
+        if x_t.numel() == 0 or self._failed:
+            return self.eager(x_t, x_lq, time)
+        try:
+            return self._compiled(x_t, x_lq, time)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            if not self.or_eager or out_of_memory(error):
+                raise
+            self._failed = True
+            warnings.warn(f"the network was not compiled and runs eagerly: {error}", stacklevel=2)
+            return self.eager(x_t, x_lq, time)
+
+    def _compiled(self, x_t: Tensor, x_lq: Tensor, time: Tensor) -> UNetOutput:
         batch, _, height, width = x_t.shape
-        if x_t.numel() == 0:
-            return EagerNetwork(self.unet, self.device, self.dtype)(x_t, x_lq, time)
         if self.device.type == "cuda" and (batch > 1) not in self._begun:
             # how sums are split over the device is decided by the first size, which must not be anybody's
             self._begun.add(batch > 1)

@@ -27,6 +27,7 @@ Function = Callable[[Tensor], Tensor]
 STEPS, SIDE = 3, 256
 FLOOR_MS = {"T": 0.092, "S": 0.107, "B": 0.217, "L": 0.302}
 """Of one evaluation of one 256 x 256 image."""
+FLOOR_ASSUMES = "fused, bfloat16, 790 TFLOP/s, 3.0 TB/s"
 NAMES = ("published", "published, TF32", "eager bfloat16", "compiled bfloat16", "compiled bfloat16, graph")
 PREDICTED_MS = {
     ("T", 1): (5.5, 5.5, 3.0, 0.9, 0.26),
@@ -163,6 +164,7 @@ def _measure(row: dict[str, Any], kind: str, case: Case, device: str, time_ms: T
     evaluations = 1 if kind == "forward" else STEPS
     sets = [_pixels(case.batch, turn).to(device) for turn in range(4)]
     row["floor_ms"] = FLOOR_MS[case.size] * case.batch * evaluations
+    row["floor_assumes"] = FLOOR_ASSUMES
     row["decibel"], row["images_per_second"], row["times_faster"], row["share_of_floor"] = {}, {}, {}, {}
     predicted = dict(zip(NAMES, PREDICTED_MS.get(case, ()), strict=False))
     row["predicted_ms_on_h100"] = {name: ms * evaluations for name, ms in predicted.items()}
@@ -200,7 +202,7 @@ def lines_of(row: dict[str, Any]) -> str:
     if "ratio" in row:
         ours, alone = row["end_to_end"]["images_per_second"], row["network_only"]["images_per_second"]
         return f"{row['case']}: {ours:.0f} images/s, network alone {alone:.0f}, {row['ratio']:.0%} of it"
-    lines = [f"{row['case']}: floor {row['floor_ms']:.3f} ms"]
+    lines = [f"{row['case']}: floor {row['floor_ms']:.3f} ms ({FLOOR_ASSUMES})"]
     for name in NAMES:
         predicted = row["predicted_ms_on_h100"].get(name, float("nan"))
         lines.append(

@@ -124,6 +124,22 @@ def test_a_compiled_restorer_restores_the_same(without_inductor):
         torch.testing.assert_close(compiled.restore(pixels), eager.restore(pixels), rtol=0, atol=1e-5)
 
 
+def test_a_compiler_that_fails_is_an_error_where_it_was_asked_for(monkeypatch):
+    def fails(*_):
+        raise torch._dynamo.exc.InternalTorchDynamoError("no such instruction")
+
+    monkeypatch.setattr(backends, "_compiled", lambda *_: fails)
+    unet = trained().fold()
+    with pytest.raises(torch._dynamo.exc.InternalTorchDynamoError, match="no such instruction"):
+        CompiledNetwork(unet, CPU, torch.float32)(*images(1, 8, 8))
+    network = CompiledNetwork(unet, CPU, torch.float32, or_eager=True)
+    with pytest.warns(UserWarning, match="not compiled and runs eagerly: no such instruction"):
+        found = network(*images(1, 8, 8))
+    expected = EagerNetwork(unet, CPU, torch.float32)(*images(1, 8, 8))
+    assert torch.equal(found.residual, expected.residual)
+    assert torch.equal(network(*images(1, 8, 8)).residual, expected.residual)  # told once
+
+
 def test_code_for_gpus_is_chosen_for_a_typical_size(monkeypatch):
     """Not for what happens to come first."""
     seen = []

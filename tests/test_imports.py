@@ -56,7 +56,7 @@ PACKAGE = {
     "": {"texture", "data", "evaluation", "kernel", "models", "restorer", "sampler", "schedule"},
     "files": set(),
     "memory": set(),
-    "backends": {"models"},
+    "backends": {"memory", "models"},
     "graphs": {"memory"},
     "transfers": set(),
     "models": {"files"},
