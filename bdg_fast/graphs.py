@@ -97,16 +97,19 @@ class CudaCapture:
         """Nothing happens before the first capture."""
         self.device = device
         self._pool: Any = None
+        self._stream: Any = None  # graphs share memory on one stream alone
 
     def __call__(self, loop: Loop, inputs: tuple[Tensor, ...]) -> Captured:
-        """Run once, so that what is made at the first call is there, then capture.
+        """Run once, so that what is made at the first call is there and too little memory is told in time; capture.
 
         Raises:
             RuntimeError: what a graph cannot hold, or memory ran out.
         """
         with torch.cuda.device(self.device):
             own = tuple(tensor.clone() for tensor in inputs)
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            if self._stream is None:
+                self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            stream = self._stream
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 loop(*own)
