@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -97,6 +98,7 @@ class CudaCapture:
         """Nothing happens before the first capture."""
         self.device = device
         self._pool: Any = None
+        self._alive: weakref.WeakSet[Any] = weakref.WeakSet()  # graphs of the pool, which ends with the last
         self._stream: Any = None  # graphs share memory on one stream alone
 
     def __call__(self, loop: Loop, inputs: tuple[Tensor, ...]) -> Captured:
@@ -115,9 +117,11 @@ class CudaCapture:
                 loop(*own)
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            pool, self._pool = self._pool or torch.cuda.graph_pool_handle(), None  # none after a failure
+            pool = self._pool if self._alive else torch.cuda.graph_pool_handle()
+            alive, self._alive = self._alive, weakref.WeakSet()  # after a failure a pool of its own
             # other threads may go on using the device
             with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                 output = loop(*own)
-            self._pool = pool
+            alive.add(graph)
+            self._pool, self._alive = pool, alive
         return Captured(own, output, graph.replay)

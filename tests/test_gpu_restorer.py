@@ -56,6 +56,17 @@ def test_graphs_make_room():
     assert len(graphed._graphs._graphs) == graphed._graphs.keep
 
 
+def test_graphs_come_again_after_all_were_given_back():
+    graphed = small()
+    images = pixels(1, 3, 64, 64)
+    expected = [graphed.restore(images) for _ in range(2)][1]
+    for _ in range(2):
+        graphed._graphs.clear()
+        for _ in range(2):
+            assert torch.equal(graphed.restore(images), expected)
+        assert len(graphed._graphs._graphs) == 1
+
+
 def test_no_room_for_a_graph_runs_without(monkeypatch):
     graphed, plain = small(), small()
     plain._graphs = None

@@ -1,5 +1,6 @@
 """Loops as graphs, without a GPU: which are captured, the same results, memory that runs out; and overlapped copies."""
 
+import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from bdg_fast import ResidualSampler, ResidualSchedule, Restorer, UNet, UNetConfig
-from bdg_fast.graphs import Captured, LoopGraphs
+from bdg_fast.graphs import Captured, CudaCapture, LoopGraphs
 from bdg_fast.memory import free_memory, out_of_memory
 
 
@@ -40,6 +41,46 @@ def call(graphs, size, value=1.0):
     found = graphs(x, x)
     assert torch.equal(found, 2 * x)
     return found
+
+
+def test_captures_share_a_pool_as_long_as_a_graph_of_it_lives(monkeypatch):
+    """With a stand-in for the device; tests/test_gpu_restorer.py has the real one."""
+    pools, used, streams, fail = iter(range(9)), [], [], []
+
+    @contextlib.contextmanager
+    def graph(graph, pool, stream, capture_error_mode):
+        used.append(pool)
+        streams.append(stream)
+        yield
+        if fail:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    class Stream:
+        def wait_stream(self, other):
+            pass
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", type("CUDAGraph", (), {"replay": lambda self: None}))
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(pools))
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    capture, x = CudaCapture(torch.device("cuda")), torch.ones(2)
+    first, second = capture(doubled, (x, x)), capture(doubled, (x, 2 * x))
+    assert used == [0, 0] and second.output.tolist() == [3.0, 3.0] and second.inputs[1] is not x
+    del first
+    third = capture(doubled, (x, x))
+    assert used == [0, 0, 0]
+    fail.append(True)
+    with pytest.raises(RuntimeError, match="previous error"):
+        capture(doubled, (x, x))
+    fail.clear()
+    fourth = capture(doubled, (x, x))
+    assert used[3:] == [0, 1]  # another pool after a failure
+    del second, third, fourth
+    capture(doubled, (x, x))
+    assert used[5:] == [2] and len(set(streams)) == 1  # and where the last graph is gone
 
 
 def test_what_comes_twice_is_captured():
