@@ -5,19 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
-from .memory import free_memory
+from .backends import Network, default_device, dtype_of, network_of
+from .graphs import CudaCapture, LoopGraphs
+from .memory import free_memory, out_of_memory
 from .models import UNet, UNetOutput
-from .sampler import ResidualSampler
+from .sampler import OFFICIAL, ResidualSampler
+from .transfers import Transfers
 
 if TYPE_CHECKING:
     from .data.convert import Picture
@@ -27,11 +31,20 @@ OVERLAP = 64
 SMALLEST_TILE = 128
 LARGEST_TILE = 1024
 """Of what is chosen by memory: the attention between all pixels costs more than it is worth beyond."""
-BYTES_PER_PIXEL = {32: 2_300, 64: 5_000}
-"""Peak memory of a forward in float32 by network width, measured (benchmarks/notes.md)."""
+BYTES_PER_PIXEL = {"native": {32: 1_300, 64: 1_800}, "eager": {32: 2_300, 64: 5_000}}
+"""Peak memory of a forward in float32 by backend and network width, measured (benchmarks/notes.md)."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-READERS = 2
-"""Threads that read and decode pictures while the network works."""
+NOISES = 4
+"""Sizes whose noise is kept."""
+READERS, GPU_READERS = 2, min(16, os.cpu_count() or 1)
+"""Threads that read and decode pictures while the network works: on the same processors, or on a GPU."""
+AHEAD = 2
+"""Batches that a GPU has begun while results of the one before are made into pictures."""
+
+Items = Sequence[tuple[int, Any, "Picture"]]
+"""Number, source and what was read of it."""
+Begun = tuple[Items, Callable[[], list[Any]]]
+"""What is being restored, and what waits for it."""
 
 
 class Restored(NamedTuple):
@@ -49,7 +62,7 @@ class TiledNetwork:
     Blending in every step, rather than of finished tiles, leaves no seam: all tiles continue from the same image.
     """
 
-    def __init__(self, network: UNet, tile: int, overlap: int = OVERLAP) -> None:
+    def __init__(self, network: Network, tile: int, overlap: int = OVERLAP) -> None:
         """Tiles of ``tile x tile`` pixels, more than twice ``overlap``."""
         if tile <= 2 * overlap:
             raise ValueError(f"tile must be more than twice the overlap of {overlap} pixels, got {tile}")
@@ -59,8 +72,7 @@ class TiledNetwork:
         """As the network; without features."""
         height, width = x_t.shape[2:]
         if height <= self.tile and width <= self.tile:
-            whole: UNetOutput = self.network(x_t, x_lq, time)
-            return whole
+            return self.network(x_t, x_lq, time)
         sums: dict[str, Tensor] = {}
         weight = x_t.new_zeros(1, 1, height, width)
         features = x_t.new_zeros(0)
@@ -111,6 +123,7 @@ class Restorer:
         *,
         device: str | torch.device = "auto",
         dtype: str = "auto",
+        backend: str = "auto",
         tile: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -121,8 +134,11 @@ class Restorer:
             sampler: default: that of the family the weights belong to, 3 steps.
             device: ``"auto"`` takes a GPU if there is one.
             dtype: of the network's convolutions and products: ``"float32"``, ``"bfloat16"``, ``"float16"``, or
-                ``"auto"``: bfloat16 where the device computes it natively, else float32. Norms, softmax and the
-                sampler stay float32.
+                ``"auto"``: bfloat16 where the device computes it natively and the CPU engine, which takes float32, does
+                not evaluate; else float32. Norms, softmax and the sampler stay float32.
+            backend: how the network is evaluated: ``"eager"``; ``"compiled"``: by `torch.compile`, and on a GPU with
+                CUDA graphs of sizes that repeat; ``"native"``: by compiled loops on the CPU, in float32
+                (`bdg_fast.models.native`); or ``"auto"``: the fastest that can run here.
             tile: largest side of what is evaluated at once, in pixels; default: as free memory allows, 1024 at most.
             seed: of the noise. It is drawn for each picture alone, so results do not depend on others.
 
@@ -138,13 +154,22 @@ class Restorer:
             raise ValueError(f"tile must be more than twice the overlap of {OVERLAP} pixels, got {tile}")
         if not -(2**63) <= seed < 2**64:
             raise ValueError(f"seed must be an integer of 64 bits, got {seed}")
-        self.device = torch.device(_default_device() if device == "auto" else device)
+        self.device = torch.device(default_device() if device == "auto" else device)
         if not unet.trained:
             warnings.warn("unet is not trained: its weights are those of a fresh network", stacklevel=2)
         self.unet = unet.eval().fold().to(self.device)
         self.sampler = sampler or ResidualSampler.of(unet.config)
-        self.dtype = _native_dtype(self.device) if dtype == "auto" else DTYPES[dtype]
+        self.dtype = dtype_of(backend, self.unet, self.device) if dtype == "auto" else DTYPES[dtype]
         self.tile, self.seed = tile, seed
+        self.backend, self._network = network_of(backend, self.unet, self.device, self.dtype)
+        on_gpu = self.device.type == "cuda"
+        self._graphs = (
+            LoopGraphs(partial(self._loop, None), CudaCapture(self.device))
+            if on_gpu and self.backend == "compiled"
+            else None
+        )
+        self._transfers = Transfers(self.device) if on_gpu else None
+        self._noises: OrderedDict[torch.Size, tuple[Tensor, Tensor | None]] = OrderedDict()
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str] | None = None, *, steps: int = 3, **options: Any) -> Restorer:
@@ -189,12 +214,14 @@ class Restorer:
     def _stream(self, sources: Iterator[tuple[int, Any]], batch: int, read: Any) -> Iterator[Restored]:
         waiting: dict[torch.Size, list[tuple[int, Any, Picture]]] = {}  # by size; the first has waited longest
         reading: deque[tuple[int, Any, Future[Picture]]] = deque()
+        begun: deque[Begun] = deque()
         broken: Exception | None = None
-        with ThreadPoolExecutor(READERS) as readers, contextlib.ExitStack() as leaving:
+        count = READERS if self._transfers is None else GPU_READERS
+        with ThreadPoolExecutor(count) as readers, contextlib.ExitStack() as leaving:
             leaving.callback(readers.shutdown, wait=False, cancel_futures=True)  # whoever stops early waits for no more
             while True:
                 try:  # a whole batch is read while one is restored
-                    while broken is None and len(reading) < READERS + 2 * batch:
+                    while broken is None and len(reading) < count + 2 * batch:
                         index, source = next(sources)
                         reading.append((index, source, readers.submit(read, source)))
                 except StopIteration:
@@ -207,47 +234,80 @@ class Restorer:
                 try:
                     picture = future.result()
                 except Exception as error:  # decoders raise many types; one file must not end the run
+                    yield from self._finish(begun)
                     yield Restored(index, source, None, error)
                     continue
                 together = waiting.setdefault(picture.pixels.shape[1:], [])
                 together.append((index, source, picture))
                 if len(together) == batch:
                     del waiting[picture.pixels.shape[1:]]
-                    yield from self._together(together)
+                    yield from self._together(together, begun)
                 elif sum(map(len, waiting.values())) > 2 * batch:
-                    yield from self._together(waiting.pop(next(iter(waiting))))
+                    yield from self._together(waiting.pop(next(iter(waiting))), begun)
         for together in waiting.values():
-            yield from self._together(together)
+            yield from self._together(together, begun)
+        yield from self._finish(begun)
         if broken is not None:
             raise broken
 
-    def _together(self, items: Sequence[tuple[int, Any, Picture]]) -> Iterator[Restored]:
-        """Pictures of one size; where they fail, each alone, so that none fails for another."""
+    def _together(self, items: Items, begun: deque[Begun]) -> Iterator[Restored]:
+        """Begin to restore pictures of one size; on a GPU they are finished when others have begun."""
         try:
-            images = self.batch([picture for _, _, picture in items])
+            begun.append((items, self._begin([picture for _, _, picture in items])))
         except Exception as error:  # as above
-            if len(items) == 1:
-                index, source, _ = items[0]
-                yield Restored(index, source, None, error)
-                return
-            for item in items:
-                yield from self._together([item])
-            return
-        for (index, source, _), image in zip(items, images, strict=True):
-            yield Restored(index, source, image, None)
+            begun.append((items, partial(_raise, error)))
+        yield from self._finish(begun, 0 if self._transfers is None else AHEAD)
+
+    def _finish(self, begun: deque[Begun], keep: int = 0) -> Iterator[Restored]:
+        """Give back all but the last ``keep``. Where some fail, each alone, so that none fails for another."""
+        while len(begun) > keep:
+            items, finish = begun.popleft()
+            try:
+                images = finish()
+            except Exception as error:  # as above
+                if len(items) == 1:
+                    index, source, _ = items[0]
+                    yield Restored(index, source, None, error)
+                    continue
+                for item in items:
+                    alone: deque[Begun] = deque()
+                    yield from self._together([item], alone)
+                    yield from self._finish(alone)
+                continue
+            for (index, source, _), image in zip(items, images, strict=True):
+                yield Restored(index, source, image, None)
 
     def batch(self, pictures: Sequence[Picture]) -> list[Any]:
         """Restore several pictures; those of one size together."""
-        results: list[Any] = [None] * len(pictures)
+        return self._begin(pictures)()
+
+    def _begin(self, pictures: Sequence[Picture]) -> Callable[[], list[Any]]:
+        """Begin :meth:`batch`; what is returned waits for its results."""
         sizes: dict[torch.Size, list[int]] = {}
         for index, picture in enumerate(pictures):
             sizes.setdefault(picture.pixels.shape[1:], []).append(index)
-        for indices in sizes.values():
-            ends = list(accumulate(len(pictures[i].pixels) for i in indices))[:-1]
-            restored = self.restore(torch.cat([pictures[i].pixels for i in indices])).tensor_split(ends)
-            for i, pixels in zip(indices, restored, strict=True):
-                results[i] = pictures[i].back(pixels)
-        return results
+        parts = [
+            (indices, self._begin_restore(torch.cat([pictures[i].pixels for i in indices])))
+            for indices in sizes.values()
+        ]
+
+        def finish() -> list[Any]:
+            results: list[Any] = [None] * len(pictures)
+            for indices, wait in parts:
+                ends = list(accumulate(len(pictures[i].pixels) for i in indices))[:-1]
+                for i, pixels in zip(indices, wait().tensor_split(ends), strict=True):
+                    results[i] = pictures[i].back(pixels)
+            return results
+
+        return finish if self._transfers is None else self._transfers.beside(finish)
+
+    def _begin_restore(self, pixels: Tensor) -> Callable[[], Tensor]:
+        """Begin :meth:`restore`; on a GPU what is returned waits for its results, and copies go on beside the work."""
+        if self._transfers is None:
+            restored = self.restore(pixels)
+            return lambda: restored
+        with torch.inference_mode():
+            return self._transfers.to_host(self._restore(self._transfers.to_device(pixels)))
 
     @torch.inference_mode()
     def restore(self, pixels: Tensor) -> Tensor:
@@ -255,71 +315,74 @@ class Restorer:
 
         Where memory runs out, fewer images are evaluated together, then smaller tiles, and the work begins anew.
         """
-        x_lq = (pixels.to(torch.float32) * 2 - 1).to(self.device)
+        return self._restore(pixels.to(self.device)).cpu()
+
+    def _restore(self, pixels: Tensor) -> Tensor:
+        """As :meth:`restore`, on the device."""
+        x_lq = pixels.to(torch.float32) * 2 - 1
         together, side = max(len(x_lq), 1), max(x_lq.shape[2:])
         tile = self.tile or self._tile_for(together)
         while True:
             try:
                 return torch.cat([self._sample(part, tile) for part in torch.split(x_lq, together)])
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 smaller = min(tile, side) // 2
-                if not _out_of_memory(error) or (together == 1 and smaller < SMALLEST_TILE):
+                if not out_of_memory(error) or (together == 1 and smaller < SMALLEST_TILE):
                     raise
             if together > 1:
                 together = (together + 1) // 2
             else:
                 tile = smaller
+            if self._graphs is not None:
+                self._graphs.clear()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
     def _sample(self, x_lq: Tensor, tile: int) -> Tensor:
-        network = TiledNetwork(self.unet, max(tile, 2 * OVERLAP + 1))
-        low = self.dtype != torch.float32
+        """Restored pixels in [0, 1] of ``x_lq`` in [-1, 1], both on the device."""
+        tile = max(tile, 2 * OVERLAP + 1)
+        if self.sampler.draws and self.sampler.method in OFFICIAL:  # images drawn step by step: each alone
+            network = TiledNetwork(self._network, tile)
+            results = [self.sampler(network, image[None], generator=self._generator(self.device)) for image in x_lq]
+            return (torch.cat(results) + 1) * 0.5 if results else x_lq
+        noise, seed = self._noise_of(x_lq.shape[2:])
+        inputs = (x_lq, noise) if seed is None else (x_lq, noise, seed.expand(len(x_lq)))
+        if self._graphs is None or len(x_lq) == 0 or max(x_lq.shape[2:]) > tile:
+            return self._loop(tile, *inputs)
+        return self._graphs(*inputs)
 
-        def predict(x_t: Tensor, x_lq: Tensor, time: Tensor) -> UNetOutput:
-            with torch.autocast(self.device.type, self.dtype) if low else contextlib.nullcontext():
-                found = network(x_t, x_lq, time)
-            residual, noise = (None if part is None else part.float() for part in (found.residual, found.noise))
-            return UNetOutput(residual, noise, found.features)
+    def _loop(self, tile: int | None, x_lq: Tensor, noise: Tensor, seed: Tensor | None = None) -> Tensor:
+        """All steps from the start, of images without (``tile=None``) or with tiles; pixels in [0, 1]."""
+        network = self._network if tile is None else TiledNetwork(self._network, tile)
+        start = self.sampler.start(x_lq, noise=noise)
+        return (self.sampler(network, x_lq, x_start=start, seed=seed) + 1) * 0.5
 
-        # images one by one, so that each has its own noise whatever stands beside it
-        if self.sampler.draws:
-            results = [self.sampler(predict, image[None], generator=self._generator(self.device)) for image in x_lq]
-            restored = torch.cat(results) if results else x_lq
-        else:
-            noise = torch.randn(x_lq.shape[1:], generator=self._generator("cpu")).to(self.device)
-            restored = self.sampler(predict, x_lq, x_start=self.sampler.start(x_lq, noise=noise))
-        return ((restored + 1) * 0.5).cpu()
+    def _noise_of(self, size: torch.Size) -> tuple[Tensor, Tensor | None]:
+        """Noise at the start of a picture ``[1, 3, H, W]`` and seed of its steps' ``[1]``, where they draw.
+
+        That of the last few sizes is kept: drawing it can take longer than restoring.
+        """
+        if size not in self._noises:
+            generator = self._generator(self.device if self.sampler.draws else "cpu")
+            noise = torch.randn((1, 3, *size), generator=generator, device=generator.device)
+            seed = self.sampler.seeds(1, self.device, generator) if self.sampler.draws else None
+            if size.numel() > LARGEST_TILE**2:
+                return noise.to(self.device), seed
+            self._noises[size] = noise.to(self.device), seed
+            if len(self._noises) > NOISES:
+                self._noises.popitem(last=False)
+        return self._noises[size]
 
     def _generator(self, device: str | torch.device) -> torch.Generator:
         return torch.Generator(device).manual_seed(self.seed)
 
     def _tile_for(self, batch: int) -> int:
         """Side of the largest square that half of the free memory holds, within limits."""
-        each = BYTES_PER_PIXEL.get(self.unet.config.width, 80 * self.unet.config.width) * batch
+        known, width = BYTES_PER_PIXEL["native" if self.backend == "native" else "eager"], self.unet.config.width
+        each = known.get(width, width * max(known.values()) // 32) * batch
         side = int((free_memory(self.device) / 2 / each) ** 0.5)
         return min(max(side // 16 * 16, 2 * OVERLAP + 16), LARGEST_TILE)
 
 
-def _default_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _native_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where it is computed natively, which is faster there; float32 elsewhere."""
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif device.type == "cpu":
-        found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not there in older releases
-        native = any(bool(found.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    else:
-        native = False
-    return torch.bfloat16 if native else torch.float32
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    # PyTorch's CPU and MPS allocators raise no type of their own
-    known = ("can't allocate memory", "out of memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in known)
+def _raise(error: Exception) -> NoReturn:
+    raise error

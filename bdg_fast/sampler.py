@@ -161,9 +161,13 @@ class ResidualSampler:
         *,
         generator: torch.Generator | None = None,
         x_start: Tensor | None = None,
+        seed: Tensor | None = None,
         callback: Callable[[Step], object] | None = None,
     ) -> Tensor:
         """Restore images.
+
+        With ``x_start``, and ``seed`` where steps draw, nothing is drawn from a generator and, after a first call,
+        nothing is copied to the device, so that a CUDA graph can hold the whole loop.
 
         Args:
             network: ``network(x_t, x_lq, time)`` with residual, noise, or both.
@@ -172,21 +176,24 @@ class ResidualSampler:
                 noise of all steps comes from one 64-bit seed an image (`bdg_fast.kernels.sampler_step`); official
                 methods draw images step by step, as their codes do.
             x_start: to begin from, instead of :meth:`start`.
+            seed: int64 ``[B]``, of the noise of all steps, instead of drawn ones; not for official methods.
             callback: called after every step; ``trajectory`` collects them. Results are the same with and without.
 
         Returns:
             Restored images, in [-1, 1].
+
+        Raises:
+            ValueError: ``seed`` for a method that draws images.
         """
         x = self.start(x_lq, generator) if x_start is None else x_start
         official = self.method in OFFICIAL
-        seed = None
-        if self.draws and not official:
-            ends = torch.iinfo(torch.int64)
-            seed = torch.randint(ends.min, ends.max, (len(x),), generator=generator, device=x.device)
-        times = self.schedule.times(self.steps)
+        if official and seed is not None:
+            raise ValueError(f"seed must not be given for method={self.method!r}, which draws images step by step")
+        if self.draws and not official and seed is None:
+            seed = self.seeds(len(x), x.device, generator)
+        times, inputs = self.schedule.times(self.steps), self.network_times(x_lq.device)
         for index, (t, s) in enumerate(itertools.pairwise(times)):
-            time = self.schedule.network_time(t, self.time).to(x_lq.device).expand(len(x_lq))
-            heads, prediction = _prediction(network(x, x_lq, time))
+            heads, prediction = _prediction(network(x, x_lq, inputs[index].expand(len(x_lq))))
             table = self.table(heads, x.device, x.dtype)
             fresh = None
             if official and self.rows(heads)[index].sigma > 0:
@@ -202,6 +209,20 @@ class ResidualSampler:
         steps: list[Step] = []
         self(network, x_lq, callback=steps.append, **options)  # type: ignore[arg-type]
         return steps
+
+    @staticmethod
+    def seeds(batch: int, device: str | torch.device = "cpu", generator: torch.Generator | None = None) -> Tensor:
+        """Seeds of the noise of ``batch`` images, int64 ``[batch]`` over all 64 bits, as a call draws them."""
+        ends = torch.iinfo(torch.int64)
+        return torch.randint(ends.min, ends.max, (batch,), generator=generator, device=device)
+
+    def network_times(self, device: str | torch.device = "cpu") -> Tensor:
+        """What the network takes for the time of each step, float32 ``[steps]``; kept as :meth:`table` is."""
+        key = torch.device(device)
+        if key not in self._kept_times:
+            times = torch.tensor(self.schedule.times(self.steps)[:-1])
+            self._kept_times[key] = self.schedule.network_time(times, self.time).to(key)
+        return self._kept_times[key]
 
     def table(self, heads: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
         """Coefficients of all steps for `bdg_fast.kernels.sampler_step`, ``[steps, 16]``; float64 for float64 images.
@@ -227,6 +248,10 @@ class ResidualSampler:
 
     @cached_property
     def _kept(self) -> dict[tuple[str, torch.device, torch.dtype], Tensor]:
+        return {}
+
+    @cached_property
+    def _kept_times(self) -> dict[torch.device, Tensor]:
         return {}
 
     @cached_property

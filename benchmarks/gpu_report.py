@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,14 @@ TIMEOUT_TESTS = 240
 # test_glcm_oracle skips itself without scikit-image
 GPU_FILES = ("gpu", "gpu_sampler", "noise", "triton", "soft", "local", "glcm_errors", "glcm_oracle")
 GPU_TESTS = tuple(f"tests/test_{name}.py" for name in GPU_FILES)
+RESTORER_TESTS = ("tests/test_gpu_restorer.py",)
+PARTS = ("glcm", "restore")
+"""``"glcm"``: matrices, windows and what touches each pixel once; ``"restore"``: networks, most of it compiling."""
 
 
-def run_tests(seconds: float) -> dict[str, Any]:
+def run_tests(seconds: float, files: Sequence[str] = GPU_TESTS) -> dict[str, Any]:
     """Run the tests marked ``gpu`` in a process of their own."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *GPU_TESTS]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *files]
     start = time.monotonic()
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
@@ -107,35 +110,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
 
 
-def main() -> int:
-    """Run everything; exit code 0, 1 if a test failed, 2 without a GPU."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_report", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results"))
-    parser.add_argument("--seconds", type=float, default=420, help="stop timing after this long (default 420)")
-    arguments = parser.parse_args()
-    if not torch.cuda.is_available():
-        print("gpu-report: no CUDA or ROCm device; the CPU benchmarks are `make bench`", file=sys.stderr)
-        return 2
+def _glcm_part(report: dict[str, Any], path: Path, deadline: float) -> None:
+    """What touches pixels without a network, into ``report``."""
     from .gpu_glcm import matrices, processors_and_clock, windows
     from .gpu_pixels import pixel_cases
-    from .peers import available
 
-    start = time.monotonic()
-    device = torch.cuda.get_device_name()
-    commit = _commit()
-    path = arguments.out / f"glcm-{re.sub(r'[^A-Za-z0-9]+', '-', device)}-{commit[:10]}.json"
-    versions = {"python": platform.python_version(), **available("torch", "triton", "numba", "numpy", "scikit-image")}
-    report: dict[str, Any] = {
-        "device": device,
-        "driver": _driver(),
-        "commit": commit,
-        "versions": versions,
-        "absent": [name for name, version in versions.items() if version is None],
-    }
-    report["tests"] = run_tests(min(TIMEOUT_TESTS, arguments.seconds))
-    write_json(path, report)  # whatever happens next, the tests' outcome is kept
     report["copy_bytes_per_second"] = copy_bandwidth()
-    deadline = start + arguments.seconds
     report["processors"], report["clock_hz"] = processors_and_clock()
 
     def keep(rows: list[dict[str, Any]]) -> None:
@@ -149,6 +129,49 @@ def main() -> int:
     report["pixels"] = (
         pixel_cases(DEVICE, time_ms, report["copy_bytes_per_second"]) if time.monotonic() < deadline else []
     )
+
+
+def main() -> int:
+    """Run everything; exit code 0, 1 if a test failed, 2 without a GPU."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_report", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results"))
+    parser.add_argument("--seconds", type=float, help="stop timing after this long (default 420 for each part)")
+    parser.add_argument("--only", choices=PARTS, help="one part of it, with a file of its own")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("gpu-report: no CUDA or ROCm device; the CPU benchmarks are `make bench`", file=sys.stderr)
+        return 2
+    from .gpu_restore import lines_of, restore_cases
+    from .peers import available
+
+    start = time.monotonic()
+    device = torch.cuda.get_device_name()
+    commit = _commit()
+    parts = (arguments.only,) if arguments.only else PARTS
+    limit = 420.0 * len(parts) if arguments.seconds is None else arguments.seconds
+    path = arguments.out / f"{parts[0]}-{re.sub(r'[^A-Za-z0-9]+', '-', device)}-{commit[:10]}.json"
+    versions = {"python": platform.python_version(), **available("torch", "triton", "numba", "numpy", "scikit-image")}
+    report: dict[str, Any] = {
+        "device": device,
+        "driver": _driver(),
+        "commit": commit,
+        "versions": versions,
+        "absent": [name for name, version in versions.items() if version is None],
+    }
+    files = (*(GPU_TESTS if "glcm" in parts else ()), *(RESTORER_TESTS if "restore" in parts else ()))
+    report["tests"] = run_tests(min(TIMEOUT_TESTS * len(parts), limit), files)
+    write_json(path, report)  # whatever happens next, the tests' outcome is kept
+    report |= {"glcm": [], "soft": [], "windows": [], "pixels": [], "restore": [], "left_out": []}
+    deadline = start + limit
+    if "glcm" in parts:
+        _glcm_part(report, path, deadline if arguments.only else deadline - (deadline - time.monotonic()) / 2)
+    if "restore" in parts:
+
+        def keep(rows: list[dict[str, Any]]) -> None:
+            write_json(path, {**report, "restore": rows})
+
+        report["restore"], left_out = restore_cases(DEVICE, time_ms, deadline, keep)
+        report["left_out"] += left_out
     report["seconds"] = round(time.monotonic() - start, 1)
     write_json(path, report)
 
@@ -156,10 +179,8 @@ def main() -> int:
     if tests["exit_code"]:
         print(tests["tail"])
     print(f"{device}, torch {versions['torch']}, triton {versions['triton']}, commit {commit[:10]}")
-    print(
-        f"tests: {tests.get('passed', 0)} passed, {tests.get('failed', 0)} failed; "
-        f"copy {report['copy_bytes_per_second'] / 1e12:.2f} TB/s\n"
-    )
+    copy = f"; copy {report['copy_bytes_per_second'] / 1e12:.2f} TB/s" if "glcm" in parts else ""
+    print(f"tests: {tests.get('passed', 0)} passed, {tests.get('failed', 0)} failed{copy}\n")
     print(f"{'case':38} {'ms':>9} {'H100 pred':>9} {'G updates/s':>12} {'of limit':>8} {'x best torch':>13}")
     for row in report["glcm"]:
         if "error" in row:
@@ -180,10 +201,12 @@ def main() -> int:
     for row in report["pixels"]:
         times = ", ".join(f"{name} {timing['ms']:.4f}" for name, timing in row.items() if isinstance(timing, dict))
         print(f"{row['case']}: {times} ms; {100 * row['share_of_copy']:.0f} % of a copy's bandwidth")
+    for row in report["restore"]:
+        print(lines_of(row))
     if report["left_out"]:
         print(f"no time for: {', '.join(report['left_out'])}")
     print(f"\n{path}, {report['seconds']} s")
-    wrong = [row for row in report["glcm"] if "error" in row]
+    wrong = [row for row in (*report["glcm"], *report["restore"]) if "error" in row]
     return 1 if tests["exit_code"] or wrong else 0
 
 

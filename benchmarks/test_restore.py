@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from bdg_fast import SIZES, ResidualSampler, Restorer, UNet
-from bdg_fast.cli.common import keep_freed_memory
 from bdg_fast.data.images import bundled_photographs
+from bdg_fast.memory import keep_freed_memory
 from bdg_fast.models.native import NativeUNet
 
 from .published import PublishedUNet

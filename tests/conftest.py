@@ -1,6 +1,8 @@
 """What all tests share: the Triton interpreter where there is no GPU, the `gpu` marker, and photographs."""
 
+import getpass
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,11 @@ from PIL import Image
 
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # several processes share the processors
     torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
+
+# what tests compile is no user's
+os.environ.setdefault(
+    "TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir(), f"bdg_fast_tests_{getpass.getuser()}"))
+)
 
 try:
     from hypothesis import settings

@@ -180,6 +180,10 @@ def test_a_single_file_to_a_folder_with_a_dot(photos, tmp_path, checkpoint):
             "seed must be an integer of 64 bits, got 1844674407",
         ),
         (["--checkpoint", "MODEL", "--device", "toaster"], None),
+        (
+            ["--checkpoint", "MODEL", "--device", "meta", "--backend", "compiled"],
+            "got 'compiled': torch.compile is used on",
+        ),
     ],
 )
 def test_bad_usage_is_explained(photos, tmp_path, checkpoint, capsys, arguments, message):

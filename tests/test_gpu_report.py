@@ -11,7 +11,8 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the report it
 
 @pytest.fixture
 def report(monkeypatch):
-    from benchmarks import gpu_glcm, gpu_pixels, gpu_report
+    from bdg_fast import UNetConfig, backends
+    from benchmarks import gpu_glcm, gpu_pixels, gpu_report, gpu_restore
     from benchmarks.steps import Case
 
     def call_once(function, sets=4, repeat_ms=0):
@@ -31,8 +32,25 @@ def report(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     monkeypatch.setattr(gpu_report, "time_ms", call_once)
     monkeypatch.setattr(gpu_report, "copy_bandwidth", lambda: 1e12)
-    monkeypatch.setattr(gpu_report, "run_tests", lambda seconds: {"exit_code": 0, "passed": 3, "tail": ""})
-    return gpu_report
+    monkeypatch.setattr(gpu_report, "run_tests", lambda seconds, files: {"exit_code": 0, "passed": 3, "tail": ""})
+    monkeypatch.setattr(gpu_restore, "SIZES", {"T": UNetConfig(width=8, multipliers=(1,))})
+    monkeypatch.setattr(gpu_restore, "SIDE", 12)
+    monkeypatch.setattr(gpu_restore, "LEAST_DB", 20)
+    monkeypatch.setattr(gpu_restore, "CASES", (gpu_restore.Case("T", 1), gpu_restore.Case("T", 16)))
+    monkeypatch.setattr(gpu_restore, "CudaCapture", lambda device: capture)
+    rates = {"end_to_end": {"images_per_second": 90.0}, "network_only": {"images_per_second": 100.0}, "ratio": 0.9}
+    monkeypatch.setattr(gpu_restore.throughput, "throughput", lambda options: rates)
+    backends._compiled.cache_clear()
+    yield gpu_report
+    backends._compiled.cache_clear()
+
+
+def capture(loop, inputs):
+    from bdg_fast.graphs import Captured
+
+    own = tuple(tensor.clone() for tensor in inputs)
+    output = loop(*own)
+    return Captured(own, output, lambda: output.copy_(loop(*own)))
 
 
 def run(report, monkeypatch, *arguments):
@@ -57,15 +75,24 @@ def test_writes_what_it_measured(report, monkeypatch, tmp_path, capsys):
     assert step["share_of_copy"] == step["bytes"] / 2e-3 / 1e12 and step["torch.compile"]["ms"] == 2.0
     assert len(content["pixels"]) == 6
     assert "shared" in natural["ways"] and "ways" not in mixed
-    assert "Stub GPU" in capsys.readouterr().out
+    forward, restoration, *_, whole = content["restore"]
+    assert len(content["restore"]) == 5 and whole["ratio"] == 0.9
+    for row, steps in ((forward, 1), (restoration, 3)):
+        assert row["floor_ms"] == pytest.approx(0.092 * steps) and row["decibel"]["compiled bfloat16, graph"] > 20
+        assert row["images_per_second"]["published"] == 500 and row["times_faster"]["eager bfloat16"] == 1
+        assert row["share_of_floor"]["compiled bfloat16"] == pytest.approx(0.046 * steps)
+        assert row["predicted_ms_on_h100"]["compiled bfloat16, graph"] == pytest.approx(0.26 * steps)
+    printed = capsys.readouterr().out
+    assert "Stub GPU" in printed and "restoration, T, 16 x 12 x 12: floor" in printed and "90% of it" in printed
 
 
 def test_a_failed_test_fails_the_report_and_is_kept(report, monkeypatch, tmp_path):
-    from benchmarks import gpu_glcm, gpu_pixels
+    from benchmarks import gpu_glcm, gpu_pixels, gpu_restore
 
-    for module, name in ((gpu_glcm, "CASES"), (gpu_glcm, "LOCAL"), (gpu_pixels, "CASES"), (report, "SOFT_CASES")):
+    cases = ((gpu_glcm, "CASES"), (gpu_glcm, "LOCAL"), (gpu_pixels, "CASES"), (report, "SOFT_CASES"))
+    for module, name in (*cases, (gpu_restore, "CASES")):
         monkeypatch.setattr(module, name, ())
-    monkeypatch.setattr(report, "run_tests", lambda seconds: {"exit_code": 1, "failed": 1, "tail": "E   assert"})
+    monkeypatch.setattr(report, "run_tests", lambda seconds, files: {"exit_code": 1, "failed": 1, "tail": "E   assert"})
     assert run(report, monkeypatch, "--out", tmp_path) == 1
     assert json.loads(next(tmp_path.iterdir()).read_text())["tests"]["failed"] == 1
 
@@ -82,15 +109,36 @@ def test_a_case_that_fails_is_told_and_the_rest_is_timed(report, monkeypatch, tm
     monkeypatch.setattr(gpu_glcm, "_measure", measure)
     for module, name in ((gpu_glcm, "LOCAL"), (gpu_pixels, "CASES"), (report, "SOFT_CASES")):
         monkeypatch.setattr(module, name, ())
-    assert run(report, monkeypatch, "--out", tmp_path) == 1
+    assert run(report, monkeypatch, "--out", tmp_path, "--only", "glcm") == 1
     failed, timed = json.loads(next(tmp_path.iterdir()).read_text())["glcm"]
     assert failed["error"] == "RuntimeError: counts differ" and timed["triton"]["ms"] == 2.0
     assert "counts differ" in capsys.readouterr().out
 
 
+def test_a_restoration_that_fails_is_told_and_the_rest_is_timed(report, monkeypatch, tmp_path, capsys):
+    from benchmarks import gpu_restore
+
+    functions = gpu_restore.functions
+
+    def wrong(size, device, kind):
+        found = functions(size, device, kind)
+        if kind == "forward":
+            found["eager bfloat16"] = lambda pixels: pixels * 0 + 9
+        return found
+
+    monkeypatch.setattr(gpu_restore, "functions", wrong)
+    monkeypatch.setattr(gpu_restore, "CASES", gpu_restore.CASES[:1])
+    assert run(report, monkeypatch, "--out", tmp_path, "--only", "restore") == 1
+    (path,) = tmp_path.iterdir()
+    content = json.loads(path.read_text())
+    assert path.name.startswith("restore-Stub") and content["glcm"] == [] and len(content["restore"]) == 3
+    assert content["restore"][0]["error"].startswith("AssertionError: eager bfloat16: -")
+    assert "from the published code" in capsys.readouterr().out
+
+
 def test_names_what_there_was_no_time_for(report, monkeypatch, tmp_path):
     run(report, monkeypatch, "--out", tmp_path, "--seconds", "0")
-    assert len(json.loads(next(tmp_path.iterdir()).read_text())["left_out"]) == 2
+    assert len(json.loads(next(tmp_path.iterdir()).read_text())["left_out"]) == 2 + 5
 
 
 def test_says_so_without_a_gpu(report, monkeypatch, tmp_path, capsys):

@@ -216,3 +216,26 @@ def test_a_network_gets_the_time_that_it_was_trained_with():
         for time in ("scaled", "index"):
             assert ResidualSampler.of(UNetConfig(family=family, time=time), 4).time == time
     assert ResidualSampler.of(UNetConfig(family="diffuir"), 4).method == "use_pred_noise"
+
+
+def test_given_seeds_are_what_a_generator_would_draw():
+    sampler = ResidualSampler(schedule=ResidualSchedule.linear(), method="ddpm")
+    x_lq = torch.rand(2, 3, 6, 7, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def network(x_t, x_lq, time):
+        return UNetOutput(0.3 * (x_t - x_lq) * time.view(-1, 1, 1, 1) / 1000, None, x_t)
+
+    expected = sampler(network, x_lq, generator=torch.Generator().manual_seed(5))
+    generator = torch.Generator().manual_seed(5)
+    x_start = sampler.start(x_lq, generator)
+    assert torch.equal(sampler(network, x_lq, x_start=x_start, seed=sampler.seeds(2, "cpu", generator)), expected)
+    with pytest.raises(ValueError, match="seed must not be given for method='use_pred_noise'"):
+        ResidualSampler.official()(network, x_lq, seed=sampler.seeds(2))
+
+
+def test_times_of_the_network_are_those_of_the_steps():
+    for time in ("scaled", "index"):
+        sampler = ResidualSampler(schedule=ResidualSchedule.linear(), steps=3, time=time)
+        expected = [sampler.schedule.network_time(t, time) for t in (999, 665, 332)]
+        assert torch.equal(sampler.network_times(), torch.stack(expected))
+        assert sampler.network_times() is sampler.network_times("cpu")

@@ -228,9 +228,11 @@ def test_what_cannot_be_evaluated_is_named(unet):
         native(x.double(), x, torch.tensor([1.0]))
     with pytest.raises(ValueError, match="x_lq must be on the CPU"):
         native(x, x.to("meta"), torch.tensor([1.0]))
-    with pytest.raises(ValueError, match="its width must be a multiple of 16, and is 8"):
+    with pytest.raises(ValueError, match="the network's width must be a multiple of 16, and is 8"):
         NativeUNet(UNet(UNetConfig(width=8, multipliers=(1, 1))))
-    assert "float32" in unsupported(UNet().double())
+    with pytest.raises(ValueError, match="it computes in float32, not in float64"):
+        NativeUNet(UNet().double())
+    assert "not for cuda" in unsupported(unet, torch.device("cuda"), torch.float32)
     assert native(x[:0], x[:0], torch.tensor([1.0])).residual.shape == (0, 3, 16, 16)
 
 

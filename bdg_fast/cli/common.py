@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -40,8 +38,6 @@ def read_all(paths: Iterable[Path], failures: Failures, label: str) -> Iterator[
         yield path, image
 
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
-"""Of ``mallopt``, from malloc.h."""
 PICTURES = (".png", ".pdf", ".svg")
 """File types that pictures are written as."""
 
@@ -61,15 +57,3 @@ def writable(option: str, path: Path, suffixes: Sequence[str], force: bool) -> P
     if not path.parent.is_dir():
         raise FileNotFoundError(f"folder {path.parent} of {path.name} does not exist")
     return path
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep large blocks for the next layer instead of returning each to the system.
-
-    Fresh pages cost a CPU restoration a fifth of its time (benchmarks/notes.md). For a command's own process only;
-    nothing happens where the C library is another.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in ((M_MMAP_THRESHOLD, 2**30), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)):
-            mallopt(parameter, value)

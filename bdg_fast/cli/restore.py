@@ -15,11 +15,13 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from bdg_fast.backends import BACKENDS, default_device
 from bdg_fast.data.images import EXTENSIONS, list_images, open_image, turn_of
 from bdg_fast.files import write_atomically
+from bdg_fast.memory import keep_freed_memory
 from bdg_fast.restorer import DTYPES, Restorer
 
-from .common import Failures, keep_freed_memory
+from .common import Failures
 
 EXAMPLES = """examples:
   bdg-fast restore rainy.jpg clear.jpg --checkpoint model-300.pt
@@ -32,8 +34,8 @@ files in a folder (.name) none is taken.
 
 exit code: 0 done, 1 some files failed (named at the end; the rest is done), 2 bad usage
 """
-WRITERS = 2
-"""Threads that encode and write pictures behind the network."""
+WRITERS, GPU_WRITERS = 2, min(16, os.cpu_count() or 1)
+"""Threads that encode and write pictures behind the network: on the same processors, or on a GPU."""
 JPEG = {"quality": 95, "subsampling": 0}
 WITHOUT_ALPHA = (".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm")
 WITH_16_BITS = (".png", ".tif", ".tiff", ".pgm", ".ppm")
@@ -73,6 +75,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--dtype", choices=("auto", *DTYPES), default="auto", help="auto (default): bfloat16 where it is native"
     )
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="auto",
+        help="how the network is evaluated: auto (default) takes what is fastest; a first compiled run takes minutes",
+    )
     parser.add_argument("--batch", type=int, default=1, help="most pictures of one size evaluated together (default 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     parser.add_argument("--compare", action="store_true", help="also write NAME_compare.png: before and after")
@@ -96,13 +104,15 @@ def run(arguments: argparse.Namespace) -> int:
     if kept:
         print(f"{kept} of {len(jobs)} comparisons are there already; --force writes them again")
     failures = Failures("not restored")
-    with ThreadPoolExecutor(WRITERS) as writers:
+    device = default_device() if arguments.device == "auto" else _device(arguments.device)
+    count = WRITERS if device.startswith(("cpu", "mps")) else GPU_WRITERS
+    with ThreadPoolExecutor(count) as writers:
         late = [job for job in compare if job.target.exists() and not arguments.force]
         written = _settle([(job.compared, writers.submit(_compare, job)) for job in late], failures, keep=0)
         if late:
             print(f"{written} of {len(late)} comparisons added to what was there")
         if waiting:
-            _restore(arguments, waiting, set(compare), writers, failures)
+            _restore(arguments, waiting, set(compare), writers, count + arguments.batch, failures)
     return failures.report()
 
 
@@ -111,14 +121,17 @@ def _restore(
     waiting: list[Job],
     compare: set[Job],
     writers: ThreadPoolExecutor,
+    behind: int,
     failures: Failures,
 ) -> None:
+    """``behind``: pictures that may wait to be written."""
     keep_freed_memory()
     restorer = Restorer.from_pretrained(
         arguments.checkpoint,
         steps=arguments.steps,
         device=_device(arguments.device),
         dtype=arguments.dtype,
+        backend=arguments.backend,
         tile=arguments.tile,
         seed=arguments.seed,
     )
@@ -137,7 +150,7 @@ def _restore(
         if job.target.suffix.lower() in WITHOUT_ALPHA and _has_alpha(restored.image):
             opaque.append(job.target)
         writing.append((job.target, writers.submit(_write, job, restored.image, job in compare)))
-        done += _settle(writing, failures, keep=WRITERS + arguments.batch)
+        done += _settle(writing, failures, keep=behind)
     done += _settle(writing, failures, keep=0)
     bar.close()
     if opaque:

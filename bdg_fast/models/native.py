@@ -41,9 +41,10 @@ class NativeUNet:
             ValueError: the network, or ``impl``, is none that this takes, and why.
         """
         if impl == "cpu":
-            reason = unsupported(unet)
+            weight = unet.stem.weight
+            reason = unsupported(unet, weight.device, weight.dtype)
             if reason is not None:
-                raise ValueError(f"unet cannot be evaluated by compiled loops: {reason}")
+                raise ValueError(f"unet must be one that compiled loops can evaluate: {reason}")
         with torch.no_grad():
             self.unet, self._parts, self._lock = unet, parts(impl), threading.Lock()
             self._buffers, self._shape = self._parts.Buffers(), torch.Size()
@@ -79,7 +80,7 @@ class NativeUNet:
         if x.shape != self._shape:
             buffers.clear()
             self._shape = x.shape
-        embedding = F.silu(unet.time(time if time.dim() else time[None]))
+        embedding = F.silu(unet.time(time[:1] if time.stride(0) == 0 else time))
         x = first = self._stem(buffers, F.pad(x, (3, 3, 3, 3)).permute(0, 2, 3, 1).contiguous())
         skips: list[Tensor] = []
         for level in self._encoder:
@@ -183,13 +184,12 @@ class _Level:
         return self.resample(buffers, x, up=self.up, moments=False).image  # type: ignore[no-any-return]
 
 
-def unsupported(unet: UNet) -> str | None:
-    """Why a network cannot be evaluated by :class:`NativeUNet`; None if it can."""
+def unsupported(unet: UNet, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why a network cannot be evaluated by :class:`NativeUNet` on a device and in a type; None if it can."""
+    if device.type != "cpu":
+        return f"its compiled loops are for the CPU, not for {device.type}"
+    if dtype != torch.float32:
+        return f"it computes in float32, not in {str(dtype).removeprefix('torch.')}"
     if unet.config.width % CHANNELS:
-        return f"its width must be a multiple of {CHANNELS}, and is {unet.config.width}"
-    weight = unet.stem.weight
-    if weight.dtype != torch.float32:
-        return f"its weights must be float32, and are {weight.dtype}"
-    if weight.device.type != "cpu":
-        return f"its weights must be on the CPU, and are on {weight.device}"
+        return f"the network's width must be a multiple of {CHANNELS}, and is {unet.config.width}"
     return unavailable("cpu")

@@ -136,9 +136,28 @@ class UNet(nn.Module, ModelHubMixin, library_name="bdg-fast", pipeline_tag="imag
             Residual and noise (None without such a head), and the features of the bottleneck.
         """
         height, width = x_t.shape[2:]
+        found = self.evaluate(self.joined(x_t, x_lq), time[:1] if time.stride(0) == 0 else time)
+        residual, noise = (
+            None if part is None else part[:, :, :height, :width] for part in (found.residual, found.noise)
+        )
+        return UNetOutput(residual, noise, found.features)
+
+    def joined(self, x_t: Tensor, x_lq: Tensor) -> Tensor:
+        """What :meth:`evaluate` takes: both images ``[B, 3, H, W]`` as one of 6 channels, padded, channels_last."""
         x = _padded(torch.cat((x_t, x_lq), 1), 2 ** len(self.encoder))
-        x = x.contiguous(memory_format=torch.channels_last)  # layer norms and attention read pixels as rows
-        embedding = self.time(time[:1] if time.stride(0) == 0 else time)
+        return x.contiguous(memory_format=torch.channels_last)  # layer norms and attention read pixels as rows
+
+    def evaluate(self, x: Tensor, time: Tensor) -> UNetOutput:
+        """The network itself, whose code is the same for every size: what `torch.compile` gets.
+
+        Args:
+            x: ``[B, 6, H, W]``, height and width multiples of ``2 ** levels`` (:meth:`joined`).
+            time: float ``[B]``, or ``[1]`` for one time of all images.
+
+        Returns:
+            As :meth:`forward`, of the padded size.
+        """
+        embedding = self.time(time)
         x = first = self.stem(x)
         skips: list[Tensor] = []
         for level in _levels(self.encoder):
@@ -153,7 +172,7 @@ class UNet(nn.Module, ModelHubMixin, library_name="bdg-fast", pipeline_tag="imag
             x = level.block1(torch.cat((x, skips.pop()), 1), embedding)
             x = level.attention(level.block2(torch.cat((x, skips.pop()), 1), embedding))
             x = level.resampled(x)
-        found = self.head(self.final(torch.cat((x, first), 1), embedding))[:, :, :height, :width]
+        found = self.head(self.final(torch.cat((x, first), 1), embedding))
         if not self.config.shared_encoder:
             residual = found[:, :3] if self.config.heads != "noise" else None
             noise = found[:, -3:] if self.config.heads != "residual" else None
@@ -162,8 +181,7 @@ class UNet(nn.Module, ModelHubMixin, library_name="bdg-fast", pipeline_tag="imag
         for level in _levels(self.residual_decoder):
             x = level.attention(level.block2(level.block1(x, embedding), embedding))
             x = level.resampled(x)
-        residual = self.residual_head(self.residual_final(x, embedding))[:, :, :height, :width]
-        return UNetOutput(residual, found, features)
+        return UNetOutput(self.residual_head(self.residual_final(x, embedding)), found, features)
 
     @classmethod
     def from_pretrained(

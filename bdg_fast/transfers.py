@@ -1,0 +1,57 @@
+"""Copies between host and device that a GPU does beside its work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+THREADS = 2
+"""Batches whose results are made into pictures at the same time."""
+T = TypeVar("T")
+
+
+class Transfers:
+    """Copies on streams of their own through page-locked memory, in both directions at once.
+
+    Everything is ordered against the device's current stream; the host waits for nothing but results.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Of a CUDA or ROCm device."""
+        self.device = device
+        self._up, self._down = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
+        self._threads = ThreadPoolExecutor(THREADS, "bdg_fast results")
+
+    def beside(self, function: Callable[[], T]) -> Callable[[], T]:
+        """Call ``function`` in a thread; what is returned waits for its result, or raises its error."""
+        return self._threads.submit(function).result
+
+    def to_device(self, tensor: Tensor) -> Tensor:
+        """``tensor`` on the device, which copies it while it works on what came before."""
+        now = torch.cuda.current_stream(self.device)
+        staged = tensor.pin_memory()  # its allocator keeps it until the copy is done
+        with torch.cuda.stream(self._up):
+            there = staged.to(self.device, non_blocking=True)
+        now.wait_stream(self._up)
+        there.record_stream(now)
+        return there
+
+    def to_host(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Begin to copy what the device is still computing; what is returned waits for it. Ordinary memory."""
+        now = torch.cuda.current_stream(self.device)
+        staged = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        self._down.wait_stream(now)
+        with torch.cuda.stream(self._down):
+            staged.copy_(tensor, non_blocking=True)
+            copied = self._down.record_event()
+        tensor.record_stream(self._down)
+
+        def wait() -> Tensor:
+            copied.synchronize()
+            return staged.clone()  # callers may keep it, and page-locked memory is scarce
+
+        return wait
