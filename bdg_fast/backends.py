@@ -28,6 +28,8 @@ BACKENDS = ("auto", "eager", "compiled", "native")
 Network = Callable[[Tensor, Tensor, Tensor], UNetOutput]
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 """Names the folder that Inductor keeps compiled code in."""
+CPU_GRAPHS = 64
+"""At most: there code differs for long and short sums, and for convolutions of small images."""
 TYPICAL_SIDE, TYPICAL_BATCH = 256, 8
 """Of images, for networks of four levels, that code for GPUs is chosen for."""
 
@@ -122,7 +124,7 @@ class EagerNetwork:
 
 
 class CompiledNetwork:
-    """By `torch.compile`: one graph for a single image and one for several, of any size.
+    """By `torch.compile`: one graph for a single image and one for several, of any size; on the CPU a few of each.
 
     Images are padded as :class:`UNet` pads them, outside of the graph, whose height and width are symbols. Padding
     them further, to a few sizes, would change results: norms and attention read what is padded (docs/architecture.md).
@@ -172,9 +174,10 @@ class CompiledNetwork:
             torch._dynamo.mark_dynamic(x, dim)
         # memory of its own: an element of a table lies at another offset every time
         time = (time[:1] if time.stride(0) == 0 else time).clone()
-        found: tuple[Tensor | None, Tensor | None] = _compiled(self.unet.config, self.device, self.dtype, several)(
-            self.unet, x, time, self.dtype
-        )
+        evaluate = _compiled(self.unet.config, self.device, self.dtype, several)
+        on_cpu = self.device.type == "cpu"
+        with torch._dynamo.config.patch(recompile_limit=CPU_GRAPHS) if on_cpu else contextlib.nullcontext():
+            found: tuple[Tensor | None, Tensor | None] = evaluate(self.unet, x, time, self.dtype)
         return found
 
 

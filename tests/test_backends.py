@@ -86,7 +86,7 @@ def test_why_nothing_can_be_compiled(monkeypatch):
 
 
 def test_one_graph_for_one_image_and_one_for_several(without_inductor):
-    """Whatever their size. (On the CPU convolutions of small single images take another way, and another graph.)"""
+    """Whatever their size, as far as the compiler does not care for the device."""
     unet, other = (trained(seed, heads="both").fold() for seed in range(2))
     eager, compiled = EagerNetwork(unet, CPU, torch.float32), CompiledNetwork(unet, CPU, torch.float32)
     sizes = [(112, 112), (105, 131)]
@@ -105,6 +105,9 @@ def test_one_graph_for_one_image_and_one_for_several(without_inductor):
             expected = EagerNetwork(other, CPU, torch.float32)(*images(*several[1]))
             torch.testing.assert_close(network(*images(*several[1])).residual, expected.residual, rtol=0, atol=1e-5)
         assert graphs() - before == 2
+        with torch._dynamo.config.patch(recompile_limit=1):  # on the CPU small single images have a graph of their own
+            compiled(*images(1, 20, 37))
+        assert graphs() - before == 3
         none = torch.zeros(0, 3, 8, 8)
         assert compiled(none, none, torch.zeros(0)).residual.shape == none.shape
 
