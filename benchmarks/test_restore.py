@@ -23,7 +23,7 @@ from bdg_fast.models.native import NativeUNet
 from .published import PublishedUNet
 
 SIDE = 256
-ROUNDS = {1: 7, 16: 2}
+ROUNDS = {1: 7, 16: 1}  # sixteen images take half a minute
 keep_freed_memory()
 
 
@@ -100,25 +100,29 @@ def expected(kind: str, size: str, count: int) -> Tensor:
     return make("published arithmetic", size)(x)
 
 
-@pytest.mark.parametrize("count", [1, 16])
+CASES = [(name, count) for count in ROUNDS for name in NAMES if count == 1 or "eager" not in name]
+
+
 @pytest.mark.parametrize("size", ["T", "S", "L"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "count"), CASES)
 def test_forward(benchmark, name, size, count):  # type: ignore[no-untyped-def]
     benchmark.group = f"network {size}: one evaluation, {count} x 3 x {SIDE} x {SIDE}"
     x, run = images(count) * 2 - 1, forward(name, size)
-    error = (run(x) - expected("forward", size, count)).abs().max().item()
+    found = expected("forward", size, count) if name == NAMES[0] else run(x)  # either way this is no first call
+    error = (found - expected("forward", size, count)).abs().max().item()
     assert error < (0.2 if "bfloat16" in name else 1e-3)
     benchmark.extra_info["largest difference"] = error
     benchmark.pedantic(run, (x,), rounds=ROUNDS[count])
 
 
-@pytest.mark.parametrize("count", [1, 16])
 @pytest.mark.parametrize("size", ["T", "S", "L"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "count"), CASES)
 def test_restoration(benchmark, name, size, count):  # type: ignore[no-untyped-def]
     benchmark.group = f"restoration by network {size}, 3 steps: {count} x 3 x {SIDE} x {SIDE}"
     pixels, run = images(count), restoration(name, size)
-    decibels = -10 * (run(pixels) - expected("restoration", size, count)).square().mean().log10().item()
-    assert decibels > (45 if "bfloat16" in name else 60)
-    benchmark.extra_info["PSNR against the published arithmetic, dB"] = decibels
+    found = expected("restoration", size, count) if name == NAMES[0] else run(pixels)
+    error = (found - expected("restoration", size, count)).square().mean()
+    assert error < 10 ** (-4.5 if "bfloat16" in name else -6)
+    if name != NAMES[0]:
+        benchmark.extra_info["PSNR against the published arithmetic, dB"] = -10 * error.log10().item()
     benchmark.pedantic(run, (pixels,), rounds=ROUNDS[count])

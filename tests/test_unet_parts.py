@@ -129,6 +129,16 @@ def test_what_the_compiled_parts_do_not_take_is_named():
         )
 
 
+def test_what_cannot_run_here_is_told(monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    assert unsupported(UNet(), torch.device("cpu"), torch.float32) == "the processor has no AVX2"
+    with pytest.raises(RuntimeError, match="impl='cpu' cannot run: the processor has no AVX2"):
+        parts("cpu")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert parts("cpu") is CPU
+
+
 def test_an_unknown_backend_is_named():
     with pytest.raises(ValueError, match="impl must be 'cpu' or 'reference', got 'gpu'"):
         parts("gpu")

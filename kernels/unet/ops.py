@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import platform
 from types import ModuleType
+
+import torch
 
 
 def unavailable(impl: str) -> str | None:
     """Why a backend cannot run here; None if it can."""
-    if impl == "cpu" and importlib.util.find_spec("numba") is None:
+    if impl != "cpu":
+        return None
+    if importlib.util.find_spec("numba") is None:
         return "numba is not installed"
+    intel = platform.machine().lower() in ("x86_64", "amd64", "i686")
+    if intel and not torch.backends.cpu.get_cpu_capability().startswith("AVX"):  # fused multiplications came with it
+        return "the processor has no AVX2"
     return None
 
 
