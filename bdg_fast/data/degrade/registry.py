@@ -85,14 +85,7 @@ def degrade(images: Tensor, name: str, level: float | Sequence[float] | Tensor, 
     Raises:
         TypeError: ``images`` or ``seeds`` of another type. ValueError: a bad shape, name or level, by name.
     """
-    if not isinstance(images, Tensor) or images.dtype != torch.float32:
-        raise TypeError(f"images must be a float32 tensor, got {getattr(images, 'dtype', type(images).__name__)}")
-    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
-        raise ValueError(f"images must be [B, 3, H, W] of at least 1 x 1 pixel, got {list(images.shape)}")
-    if not isinstance(seeds, Tensor) or seeds.dtype != torch.int64:
-        raise TypeError(f"seeds must be an int64 tensor, got {getattr(seeds, 'dtype', type(seeds).__name__)}")
-    if seeds.shape != images.shape[:1]:
-        raise ValueError(f"seeds must be [{len(images)}], one a sample, got {list(seeds.shape)}")
+    check_batch(images, seeds)
     parts = _parts(name)
     low, high = _SINGLE[name][1] if len(parts) == 1 else (0.0, 1.0)
     levels = torch.as_tensor(level, dtype=torch.float32)
@@ -108,6 +101,18 @@ def degrade(images: Tensor, name: str, level: float | Sequence[float] | Tensor, 
         own = levels if len(parts) == 1 else least + (most - least) * levels
         images = function(images, own, seeds).clamp(0, 1)
     return images
+
+
+def check_batch(images: Tensor, seeds: Tensor) -> None:
+    """TypeError or ValueError unless they are images ``[B, 3, H, W]`` and their seeds."""
+    if not isinstance(images, Tensor) or images.dtype != torch.float32:
+        raise TypeError(f"images must be a float32 tensor, got {getattr(images, 'dtype', type(images).__name__)}")
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
+        raise ValueError(f"images must be [B, 3, H, W] of at least 1 x 1 pixel, got {list(images.shape)}")
+    if not isinstance(seeds, Tensor) or seeds.dtype != torch.int64:
+        raise TypeError(f"seeds must be an int64 tensor, got {getattr(seeds, 'dtype', type(seeds).__name__)}")
+    if seeds.shape != images.shape[:1]:
+        raise ValueError(f"seeds must be [{len(images)}], one a sample, got {list(seeds.shape)}")
 
 
 def _parts(name: str) -> list[str]:

@@ -28,12 +28,14 @@ def resized(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return rows[:, None] @ images @ columns[:, None].mT
 
 
-def resampler(before: Tensor, after: Tensor, before_most: int, after_most: int) -> Tensor:
+def resampler(before: Tensor, after: Tensor, before_most: int, after_most: int, method: str = "antialiased") -> Tensor:
     """Rows of weights.
 
     Args:
         before, after: sizes, whole numbers float32 ``[B]``.
         before_most, after_most: sizes of the matrices, at least those.
+        method: ``"antialiased"``, ``"area"`` (means of the pixels that one covers), or ``"bilinear"`` and
+            ``"bicubic"`` (a = -3/4) of the nearest two and four pixels, which alias.
 
     Returns:
         ``[B, after_most, before_most]``, zero beyond the sample's own sizes.
@@ -42,13 +44,22 @@ def resampler(before: Tensor, after: Tensor, before_most: int, after_most: int) 
     i = torch.arange(after_most, dtype=torch.float32, device=before.device).view(1, -1, 1)
     j = torch.arange(before_most, dtype=torch.float32, device=before.device).view(1, 1, -1)
     factor = before / after
-    weight = _keys((j + 0.5 - (i + 0.5) * factor) / factor.clamp_min(1)) * (j < before)
+    distance = j + 0.5 - (i + 0.5) * factor
+    if method == "antialiased":
+        weight = _keys(distance / factor.clamp_min(1), -0.5)
+    elif method == "area":  # the length that pixels of both sizes have in common
+        weight = ((1 + factor) / 2 - distance.abs()).clamp_min(0).minimum(factor.clamp_max(1))
+    elif method == "bilinear":
+        weight = (1 - distance.abs()).clamp_min(0)
+    else:
+        weight = _keys(distance, -0.75)
+    weight = weight * (j < before)
     total = weight.sum(2, keepdim=True)
     return torch.where(i < after, weight / torch.where(total == 0, 1.0, total), 0.0)
 
 
-def _keys(x: Tensor) -> Tensor:
+def _keys(x: Tensor, a: float) -> Tensor:
     x = x.abs()
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
     return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
