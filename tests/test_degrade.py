@@ -8,11 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from bdg_fast.data.degrade import CDD11, NAMES, RANGES, degrade
+from bdg_fast.data.degrade import CDD11, NAMES, RANGES, degrade, two_order_chain
 from bdg_fast.data.degrade.blur import anisotropic_kernel
 from bdg_fast.data.degrade.common import line
 from bdg_fast.data.degrade.noise import poisson
+from bdg_fast.data.degrade.registry import FUNCTIONS
 from bdg_fast.data.degrade.resize import resampler
 from bdg_fast.kernels.pixelwise import derived_seeds, image_normals, uniforms
 
@@ -253,6 +256,49 @@ def test_random_numbers_are_uniform_and_of_their_own_for_each_seed_and_purpose()
     assert derived.dtype == torch.int64
     assert len(derived.unique()) == 9
     assert (derived < 0).any() and (derived > 2**60).any()  # of all 64 bits
+
+
+class NoFloat64(TorchDispatchMode):
+    """As a device without float64 would have it."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        found = function(*arguments, **(options or {}))
+        if isinstance(found, torch.Tensor) and found.device.type == "cuda":
+            assert found.dtype != torch.float64, function
+        return found
+
+
+@pytest.mark.parametrize("name", [*(name for name in NAMES if "+" not in name), "chain"])
+def test_computes_on_the_images_device_without_waiting_for_it(name, monkeypatch):
+    """Fake tensors refuse to mix devices, and to tell what only the device knows."""
+    monkeypatch.setattr("bdg_fast.kernels.pixelwise.reference.WITHOUT_FLOAT64", ("cuda",))
+    with FakeTensorMode():
+        images, seeds = torch.zeros(2, 3, 20, 17, device="cuda"), torch.zeros(2, dtype=torch.int64, device="cuda")
+        with NoFloat64():
+            if name == "chain":
+                found, states = two_order_chain(images, seeds)
+                assert states.device.type == "cuda"
+            else:
+                found = FUNCTIONS[name][0](images, torch.ones(2, device="cuda"), seeds)
+    assert (found.device.type, found.dtype, found.shape) == ("cuda", torch.float32, images.shape)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gpu_gives_the_same_pictures(images, name):
+    expected = degrade(images, name, at(name, 0.5), SEEDS)
+    found = degrade(images.cuda(), name, at(name, 0.5), SEEDS).cpu()
+    assert (found - expected).abs().mean() < 1e-4  # a rounding may tip a coefficient of JPEG, or a photon
+    if "jpeg" not in name and "poisson" not in name:
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_chain(images):
+    expected, states = two_order_chain(images, SEEDS)
+    found, same = two_order_chain(images.cuda(), SEEDS)
+    assert torch.equal(same.cpu(), states)
+    assert (found.cpu() - expected).abs().mean() < 0.5 / 255
 
 
 def test_empty_batch():

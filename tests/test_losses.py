@@ -225,6 +225,25 @@ def test_low_precision_is_computed_in_float32(dtype):
         assert torch.equal(one, expected)
 
 
+def test_a_training_loss_compiles_in_one_graph():
+    (mas, diff), (residual, noise, x_0, x_lq, eps) = features(), images()
+    t, table = torch.tensor([3, 40]), SCHEDULES["linear"].increment_table()
+
+    def loss(f_mas, res):
+        generation = losses.generation_loss(res, noise, x_0, x_lq, eps, t, table)
+        classes = losses.classification_loss(f_mas, torch.arange(5))
+        stage = losses.bridging_stage_loss(generation, losses.bridging_loss(f_mas, diff, 5.0), classes)
+        return stage + losses.restoration_loss(res, x_0, stage, losses.negative_loss(f_mas))
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    found = []
+    for function in (loss, compiled):
+        inputs = mas.clone().requires_grad_(), residual.clone().requires_grad_()
+        value = function(*inputs)
+        found.append((value, *torch.autograd.grad(value, inputs)))
+    torch.testing.assert_close(found[1], found[0])
+
+
 def test_bad_arguments_are_named():
     mas, diff = features()
     residual, noise, x_0, x_lq, eps = images()

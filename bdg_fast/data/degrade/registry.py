@@ -32,7 +32,7 @@ from .weather import haze, low_light, rain, snow
 Degradation = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Of images float32 ``[B, 3, H, W]``, levels float32 ``[B]`` and seeds int64 ``[B]``, to images of any range."""
 
-_SINGLE: dict[str, tuple[Degradation, tuple[float, float]]] = {
+FUNCTIONS: dict[str, tuple[Degradation, tuple[float, float]]] = {
     "noise": (gaussian_noise, (5, 50)),
     "poisson": (poisson_noise, (0.5, 10)),
     "blur": (blur, (0.5, 4)),
@@ -45,6 +45,7 @@ _SINGLE: dict[str, tuple[Degradation, tuple[float, float]]] = {
     "jpeg": (jpeg, (10, 95)),
     "resample": (resample, (1.5, 8)),
 }
+"""What each single name computes, before it is clamped, and its least and largest level."""
 CDD11 = (
     "lowlight",
     "haze",
@@ -59,9 +60,9 @@ CDD11 = (
     "lowlight+haze+snow",
 )
 """The eleven classes of the CDD-11 benchmark of composite degradations."""
-NAMES = (*_SINGLE, *(name for name in CDD11 if "+" in name))
+NAMES = (*FUNCTIONS, *(name for name in CDD11 if "+" in name))
 """Degradations, and the compositions of :data:`CDD11`; other compositions are allowed too."""
-RANGES = {name: _SINGLE[name][1] if name in _SINGLE else (0.0, 1.0) for name in NAMES}
+RANGES = {name: FUNCTIONS[name][1] if name in FUNCTIONS else (0.0, 1.0) for name in NAMES}
 """Least and largest level of each of :data:`NAMES`."""
 
 
@@ -87,7 +88,7 @@ def degrade(images: Tensor, name: str, level: float | Sequence[float] | Tensor, 
     """
     check_batch(images, seeds)
     parts = _parts(name)
-    low, high = _SINGLE[name][1] if len(parts) == 1 else (0.0, 1.0)
+    low, high = FUNCTIONS[name][1] if len(parts) == 1 else (0.0, 1.0)
     levels = torch.as_tensor(level, dtype=torch.float32)
     if levels.ndim > 1 or (levels.ndim == 1 and len(levels) != len(images)):
         raise ValueError(f"level must be one number or [{len(images)}], got {list(levels.shape)}")
@@ -97,7 +98,7 @@ def degrade(images: Tensor, name: str, level: float | Sequence[float] | Tensor, 
         return images.clone()
     levels, seeds = levels.to(images.device).expand(len(images)), seeds.to(images.device)
     for part in parts:
-        function, (least, most) = _SINGLE[part]
+        function, (least, most) = FUNCTIONS[part]
         own = levels if len(parts) == 1 else least + (most - least) * levels
         images = function(images, own, seeds).clamp(0, 1)
     return images
@@ -117,6 +118,6 @@ def check_batch(images: Tensor, seeds: Tensor) -> None:
 
 def _parts(name: str) -> list[str]:
     parts = name.split("+") if isinstance(name, str) else []
-    if not parts or any(part not in _SINGLE for part in parts) or len(set(parts)) < len(parts):
-        raise ValueError(f"name must be one of {', '.join(_SINGLE)}, or several joined by '+', got {name!r}")
+    if not parts or any(part not in FUNCTIONS for part in parts) or len(set(parts)) < len(parts):
+        raise ValueError(f"name must be one of {', '.join(FUNCTIONS)}, or several joined by '+', got {name!r}")
     return parts
