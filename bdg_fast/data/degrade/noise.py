@@ -11,10 +11,12 @@ from bdg_fast.kernels.pixelwise import image_normals
 
 from .common import Purpose, per_sample
 
-FEW = 12.0
+FEW = 5.0
 """Photons up to which Poisson numbers are counted up one by one; beyond, the expansion's error is below 1e-3."""
-MOST = 48
-"""Photons that a mean of :data:`FEW` never reaches: their probability is below 1e-14."""
+MOST = 24
+"""Photons that a mean of :data:`FEW` never reaches, but once in 10^9."""
+LAST_RANK = 1 - 1e-6
+"""Beyond, sums in float32 cannot tell a rank from 1."""
 
 
 def gaussian_noise(images: Tensor, level: Tensor, seed: Tensor) -> Tensor:
@@ -35,12 +37,14 @@ def poisson(mean: Tensor, normal: Tensor) -> Tensor:
     (Cornish and Fisher), less the variance 1/12 that rounding to whole numbers adds.
     """
     small = mean.clamp_max(FEW)
-    rank = 0.5 * torch.erfc(-normal / math.sqrt(2))
+    rank = (0.5 * torch.erfc(-normal / math.sqrt(2))).clamp_max(LAST_RANK)
     probability = torch.exp(-small)
     below, count = probability.clone(), torch.zeros_like(mean)
     for k in range(1, MOST + 1):
         count += rank > below
         probability = probability * (small / k)
         below += probability
-    large = (mean + (mean - 1 / 12).clamp_min(0).sqrt() * normal + (normal**2 - 1) / 6).round().clamp_min(0)
+    great = mean.clamp_min(FEW)
+    skewed = (normal**2 - 1) / 6 + normal * (1 - normal**2) / (72 * great.sqrt())
+    large = (great + (great - 1 / 12).sqrt() * normal + skewed).round().clamp_min(0)
     return torch.where(mean <= FEW, count, large)
