@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
+from torch import nn
 from torch.autograd import gradcheck
 
 from bdg_fast import ResidualSchedule, losses
@@ -275,33 +276,49 @@ def test_bad_arguments_are_named():
         losses.classification_loss(mas, torch.tensor([0, 1, 2, 3, -100]))
 
 
-def joined_losses(weight, scale, mas, diff):
-    """All losses over images of several ranks, of features with one weight in common; and its gradients."""
-    weight, scale = weight.clone().requires_grad_(), scale.clone().requires_grad_()
-    loss = losses.bridging_loss(mas @ weight, diff @ weight, scale) + losses.negative_loss(mas @ weight)
-    loss.backward()
-    return loss.detach(), weight.grad, scale.grad
+class Contrast(nn.Module):
+    """All losses that compare images, and one that does not, of features with learned weights and temperature."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(7, 4, dtype=torch.float64)
+        self.temperature = losses.Temperature(0.3).double()
+        with torch.no_grad():
+            self.linear.weight.copy_(features(4, 7, seed=3)[0])
+            self.linear.bias.fill_(0.1)
+
+    def forward(self, mas, diff, classes):
+        mas, diff = self.linear(mas), self.linear(diff)
+        contrast = losses.bridging_loss(mas, diff, self.temperature()) + losses.negative_loss(mas)
+        return contrast, losses.classification_loss(mas, classes)
+
+
+def values_and_gradients(module, *inputs):
+    contrast, own = module(*inputs)
+    (contrast + own).backward()
+    return contrast.detach(), own.detach(), [p.grad for p in module.parameters()]
 
 
 def rank_main(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/ranks", rank=rank, world_size=2)
     inputs = torch.load(folder / "inputs.pt")
-    weight, scale, mas, diff = inputs["weight"], inputs["scale"], inputs["mas"], inputs["diff"]
     rows = slice(3 * rank, 3 * rank + 3)
-    loss, *gradients = joined_losses(weight, scale, mas[rows], diff[rows])
-    for gradient in gradients:  # what DistributedDataParallel does with those of parameters
+    found = values_and_gradients(Contrast(), *(x[rows] for x in inputs))
+    for gradient in found[2]:  # as DistributedDataParallel averages them
         dist.all_reduce(gradient)
         gradient /= 2
-    torch.save([loss, *gradients], folder / f"rank{rank}.pt")
+    torch.save(found, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
 
 
 def test_two_ranks_equal_one_with_the_joined_batch(tmp_path):
-    (mas, diff), weight = features(6, 7), features(7, 4, seed=3)[0]
-    inputs = {"weight": weight, "scale": torch.tensor(3.0, dtype=torch.float64), "mas": mas, "diff": diff}
+    inputs = [*features(6, 7), torch.tensor([0, 1, 2, 3, 0, 1])]
     torch.save(inputs, tmp_path / "inputs.pt")
     mp.spawn(rank_main, (tmp_path,), nprocs=2)
-    expected = joined_losses(**inputs)
-    for rank in range(2):
-        torch.testing.assert_close(tuple(torch.load(tmp_path / f"rank{rank}.pt")), expected)
+    contrast, own, gradients = values_and_gradients(Contrast(), *inputs)
+    found = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
+    for on_rank in found:
+        torch.testing.assert_close(on_rank[0], contrast)
+        torch.testing.assert_close(on_rank[2], gradients)
+    torch.testing.assert_close((found[0][1] + found[1][1]) / 2, own)  # a mean over a rank's own images
