@@ -113,7 +113,7 @@ def two_order_chain(
         images: float32 ``[B, 3, H, W]`` in [0, 1], on any device.
         seeds: int64 ``[B]``.
         states: int64 ``[B]`` in 0..7: after which step each is taken (blur, resize, noise, JPEG; blur, ...); drawn
-            evenly from the seeds if not given.
+            evenly from the seeds if not given. On a GPU they are not checked: beyond 7, a sample stays what it was.
         orders: ranges of both orders.
 
     Returns:
