@@ -174,6 +174,16 @@ class ResidualSchedule:
         """``A_t, B_t, D_t`` of every time, ``[T, 3]``: what `bdg_fast.kernels.forward_process` takes."""
         return torch.stack((self.alpha, self.beta2.sqrt(), self.delta), 1).to(dtype).to(device)
 
+    def increment_table(self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
+        """``alpha_t``, ``beta_t^2 / B_t`` and ``delta_t`` of every time, ``[T, 3]``: one published reverse step's.
+
+        The noise's is 0 where there is none yet (``B_t = 0``). `bdg_fast.losses.generation_loss` takes this.
+        """
+        first = torch.zeros(1, dtype=torch.float64, device=self.alpha.device)
+        alpha, beta2, delta = (table.diff(prepend=first) for table in (self.alpha, self.beta2, self.delta))
+        noise = torch.where(self.beta2 > 0, beta2 / self.beta2.clamp_min(torch.finfo(torch.float64).tiny).sqrt(), 0.0)
+        return torch.stack((alpha, noise, delta), 1).to(dtype).to(device)
+
     def diffuse(self, x_0: Tensor, x_lq: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """``x_t`` by the closed form.
 

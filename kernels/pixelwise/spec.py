@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-STEP_STREAM, FORWARD_STREAM = 0, 1
+STEP_STREAM, FORWARD_STREAM, DRAW_STREAM, SEED_STREAM = 0, 1, 2, 3
 """Last word of the Philox counter: operators given the same seed draw different noise."""

@@ -1,0 +1,80 @@
+"""What degradations share: what each draws random numbers for, filters and coordinates.
+
+Throughout, ``B`` samples of ``[3, H, W]``; levels are float32 ``[B]`` and seeds int64 ``[B]`` on the images' device.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bdg_fast.kernels.pixelwise import uniforms
+
+
+class Purpose(IntEnum):
+    """What random numbers of a seed are for: no two uses in one composition share them."""
+
+    NOISE = 0
+    POISSON = 1
+    ANISOTROPIC = 2
+    MOTION = 3
+    RAIN = 4
+    RAIN_DROPS = 5
+    SNOW_SMALL = 6
+    SNOW_LARGE = 7
+    HAZE = 8
+    HAZE_RELIEF = 9
+    LOWLIGHT = 10
+    CHAIN = 11
+
+
+def numbers(seed: Tensor, purpose: Purpose) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Four numbers of each sample, uniform in [0, 1), ``[B, 1, 1, 1]`` each."""
+    first, second, third, fourth = uniforms(seed, 1, purpose).view(-1, 4, 1, 1, 1).unbind(1)
+    return first, second, third, fourth
+
+
+def per_sample(level: Tensor) -> Tensor:
+    """``[B]`` as ``[B, 1, 1, 1]``."""
+    return level.view(-1, 1, 1, 1)
+
+
+def offsets(radius: int, device: torch.device) -> Tensor:
+    """``-radius .. radius``, float32."""
+    return torch.arange(-radius, radius + 1, dtype=torch.float32, device=device)
+
+
+def filtered(images: Tensor, kernels: Tensor, mode: str = "replicate") -> Tensor:
+    """Each sample of ``[B, C, H, W]`` by its own kernel of ``[B, kh, kw]``, of odd sides; edges are replicated.
+
+    ``mode="constant"`` continues images with zeros.
+    """
+    batch, channels, height, width = images.shape
+    across, down = kernels.shape[2] // 2, kernels.shape[1] // 2
+    x = F.pad(images, [across, across, down, down], mode=mode).flatten(0, 1)[None]
+    weight = kernels.repeat_interleave(channels, 0)[:, None]
+    return F.conv2d(x, weight, groups=batch * channels).view(batch, channels, height, width)
+
+
+def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
+    """Gaussian blur of ``[B, C, H, W]`` with ``sigma [B]``, cut off at ``radius`` whatever the sigma."""
+    kernel = torch.exp(-(offsets(radius, images.device) ** 2) / (2 * sigma[:, None] ** 2))
+    kernel = kernel / kernel.sum(1, keepdim=True)
+    return filtered(filtered(images, kernel[:, None, :]), kernel[:, :, None])
+
+
+def line(length: Tensor, angle: Tensor, radius: int) -> Tensor:
+    """Line segments through the middle, one pixel wide, of soft edges: ``[B, 2 radius + 1, 2 radius + 1]``, at most 1.
+
+    Args:
+        length, angle: ``[B, 1, 1]``, in pixels and radians, counted from the horizontal.
+        radius: half of the kernel's side; longer segments are cut off.
+    """
+    at = offsets(radius, length.device)
+    y, x = at[:, None], at[None, :]
+    along, across = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
+    beyond = (along.abs() - (length - 1) / 2).clamp_min(0)
+    return (1 - (beyond**2 + across**2).sqrt()).clamp_min(0)

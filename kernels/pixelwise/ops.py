@@ -1,0 +1,44 @@
+"""Random numbers for whoever is no kernel: functions of a sample's seed alone, by the Philox of ``reference``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .reference import WORD, normals, philox
+from .spec import DRAW_STREAM, SEED_STREAM
+
+
+def uniforms(seed: Tensor, count: int, purpose: int) -> Tensor:
+    """Uniform numbers in [0, 1), of 24 bits.
+
+    Args:
+        seed: int64 ``[B]``.
+        count: how many fours of numbers.
+        purpose: in 0..2^32 - 1; another one draws other numbers from the same seed.
+
+    Returns:
+        float32 ``[B, 4, count]``.
+    """
+    index = torch.arange(count, device=seed.device)
+    return torch.stack(
+        [(word >> 8).to(torch.float32) * 2.0**-24 for word in _words(seed, index, purpose, DRAW_STREAM)], 1
+    )
+
+
+def image_normals(seed: Tensor, height: int, width: int, purpose: int) -> Tensor:
+    """Standard normals float32 ``[B, 3, height, width]``; ``seed`` and ``purpose`` as for :func:`uniforms`."""
+    return normals(seed, height, width, purpose, DRAW_STREAM)
+
+
+def derived_seeds(seed: Tensor, number: int) -> Tensor:
+    """Seeds int64 ``[B]`` for the ``number``-th of several uses that would draw the same from ``seed [B]``."""
+    high, low, _, _ = _words(seed, torch.zeros(1, dtype=torch.int64, device=seed.device), number, SEED_STREAM)
+    return (high[:, 0] << 32) | low[:, 0]
+
+
+def _words(seed: Tensor, index: Tensor, step: int, stream: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Four words of 32 bits, int64 ``[B, count]`` each."""
+    key = (seed[:, None] & WORD, (seed[:, None] >> 32) & WORD)
+    counter = (index & WORD, index >> 32, torch.full_like(index, step), torch.full_like(index, stream))
+    return philox(counter, key)
