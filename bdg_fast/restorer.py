@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from .backends import Network, default_device, dtype_of, network_of
+from .backends import default_device, dtype_of, network_of
 from .graphs import CudaCapture, LoopGraphs
 from .memory import free_memory, out_of_memory
-from .models import UNet, UNetOutput
+from .models import UNet
+from .models.native import NativeUNet
 from .sampler import OFFICIAL, ResidualSampler
+from .tiles import OVERLAP, TiledNetwork
 from .transfers import Transfers
 
 if TYPE_CHECKING:
     from .data.convert import Picture
 
-OVERLAP = 64
-"""Pixels that neighbouring tiles share."""
 SMALLEST_TILE = 128
 LARGEST_TILE = 1024
 """Of what is chosen by memory: the attention between all pixels costs more than it is worth beyond."""
@@ -36,6 +36,8 @@ BYTES_PER_PIXEL = {"native": {32: 1_300, 64: 1_800}, "eager": {32: 2_300, 64: 5_
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NOISES = 4
 """Sizes whose noise is kept."""
+KEPT_BYTES = 1 << 30
+"""That the CPU engine may keep from one call to the next."""
 READERS, GPU_READERS = 2, min(16, os.cpu_count() or 1)
 """Threads that read and decode pictures while the network works: on the same processors, or on a GPU."""
 AHEAD = 2
@@ -54,58 +56,6 @@ class Restored(NamedTuple):
     source: Any
     image: Any  # restored, of the type of the source; None if it failed
     error: Exception | None
-
-
-class TiledNetwork:
-    """A network evaluated tile by tile, its predictions blended where tiles overlap.
-
-    Blending in every step, rather than of finished tiles, leaves no seam: all tiles continue from the same image.
-    """
-
-    def __init__(self, network: Network, tile: int, overlap: int = OVERLAP) -> None:
-        """Tiles of ``tile x tile`` pixels, more than twice ``overlap``."""
-        if tile <= 2 * overlap:
-            raise ValueError(f"tile must be more than twice the overlap of {overlap} pixels, got {tile}")
-        self.network, self.tile, self.overlap = network, tile, overlap
-
-    def __call__(self, x_t: Tensor, x_lq: Tensor, time: Tensor) -> UNetOutput:
-        """As the network; without features."""
-        height, width = x_t.shape[2:]
-        if height <= self.tile and width <= self.tile:
-            return self.network(x_t, x_lq, time)
-        sums: dict[str, Tensor] = {}
-        weight = x_t.new_zeros(1, 1, height, width)
-        features = x_t.new_zeros(0)
-        for top, bottom in self._spans(height):
-            for left, right in self._spans(width):
-                part = (..., slice(top, bottom), slice(left, right))
-                found = self.network(x_t[part], x_lq[part], time)
-                ramp = self._ramp(top, bottom, height, x_t)[:, None] * self._ramp(left, right, width, x_t)
-                weight[part] += ramp
-                for name in ("residual", "noise"):
-                    prediction = getattr(found, name)
-                    if prediction is not None:
-                        sums.setdefault(name, torch.zeros_like(x_t))[part] += prediction * ramp
-        blended = {name: total / weight for name, total in sums.items()}
-        return UNetOutput(blended.get("residual"), blended.get("noise"), features)
-
-    def _spans(self, size: int) -> list[tuple[int, int]]:
-        """Begin and end of the tiles along one side: as few as cover it, spread evenly."""
-        if size <= self.tile:
-            return [(0, size)]
-        count = -(-(size - self.overlap) // (self.tile - self.overlap))
-        starts = [(size - self.tile) * i // (count - 1) for i in range(count)]
-        return [(start, start + self.tile) for start in starts]
-
-    def _ramp(self, begin: int, end: int, size: int, like: Tensor) -> Tensor:
-        """Weights along a tile: rising over the overlap from each side that is not the image's own."""
-        ramp = like.new_ones(end - begin)
-        rise = (torch.arange(self.overlap, device=like.device, dtype=like.dtype) + 1) / (self.overlap + 1)
-        if begin > 0:
-            ramp[: self.overlap] = rise
-        if end < size:
-            ramp[-self.overlap :] = torch.minimum(ramp[-self.overlap :], rise.flip(0))
-        return ramp
 
 
 class Restorer:
@@ -218,6 +168,7 @@ class Restorer:
         broken: Exception | None = None
         count = READERS if self._transfers is None else GPU_READERS
         with ThreadPoolExecutor(count) as readers, contextlib.ExitStack() as leaving:
+            leaving.callback(self._release)
             leaving.callback(readers.shutdown, wait=False, cancel_futures=True)  # whoever stops early waits for no more
             while True:
                 try:  # a whole batch is read while one is restored
@@ -324,7 +275,9 @@ class Restorer:
         tile = self.tile or self._tile_for(together)
         while True:
             try:
-                return torch.cat([self._sample(part, tile) for part in torch.split(x_lq, together)])
+                restored = torch.cat([self._sample(part, tile) for part in torch.split(x_lq, together)])
+                self._release(KEPT_BYTES)
+                return restored
             except (RuntimeError, MemoryError) as error:
                 smaller = min(tile, side) // 2
                 if not out_of_memory(error) or (together == 1 and smaller < SMALLEST_TILE):
@@ -333,10 +286,16 @@ class Restorer:
                 together = (together + 1) // 2
             else:
                 tile = smaller
+            self._release()
             if self._graphs is not None:
                 self._graphs.clear()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+
+    def _release(self, most: int = 0) -> None:
+        """Free what the CPU engine keeps for the next image, if that is more than ``most`` bytes."""
+        if isinstance(self._network, NativeUNet) and self._network.held > most:
+            self._network.release()
 
     def _sample(self, x_lq: Tensor, tile: int) -> Tensor:
         """Restored pixels in [0, 1] of ``x_lq`` in [-1, 1], both on the device."""
@@ -362,16 +321,17 @@ class Restorer:
 
         That of the last few sizes is kept: drawing it can take longer than restoring.
         """
-        if size not in self._noises:
+        found = self._noises.pop(size, None)  # other threads may take and keep others meanwhile
+        if found is None:
             generator = self._generator(self.device if self.sampler.draws else "cpu")
             noise = torch.randn((1, 3, *size), generator=generator, device=generator.device)
-            seed = self.sampler.seeds(1, self.device, generator) if self.sampler.draws else None
-            if size.numel() > LARGEST_TILE**2:
-                return noise.to(self.device), seed
-            self._noises[size] = noise.to(self.device), seed
-            if len(self._noises) > NOISES:
-                self._noises.popitem(last=False)
-        return self._noises[size]
+            found = noise.to(self.device), self.sampler.seeds(1, self.device, generator) if self.sampler.draws else None
+        if size.numel() <= LARGEST_TILE**2:
+            self._noises[size] = found
+            while len(self._noises) > NOISES:
+                with contextlib.suppress(KeyError):
+                    self._noises.popitem(last=False)
+        return found
 
     def _generator(self, device: str | torch.device) -> torch.Generator:
         return torch.Generator(device).manual_seed(self.seed)
@@ -380,7 +340,9 @@ class Restorer:
         """Side of the largest square that half of the free memory holds, within limits."""
         known, width = BYTES_PER_PIXEL["native" if self.backend == "native" else "eager"], self.unet.config.width
         each = known.get(width, width * max(known.values()) // 32) * batch
-        side = int((free_memory(self.device) / 2 / each) ** 0.5)
+        # what the engine keeps for the next call is free too: else tiles would depend on what came before
+        free = free_memory(self.device) + (self._network.held if isinstance(self._network, NativeUNet) else 0)
+        side = int((free / 2 / each) ** 0.5)
         return min(max(side // 16 * 16, 2 * OVERLAP + 16), LARGEST_TILE)
 
 

@@ -59,6 +59,7 @@ PACKAGE = {
     "memory": set(),
     "backends": {"memory", "models"},
     "graphs": {"memory"},
+    "tiles": {"backends", "models"},
     "transfers": set(),
     "models": {"files", "kernel"},
     "schedule": set(),
@@ -66,7 +67,7 @@ PACKAGE = {
     "texture": {"kernel"},
     "data": {"kernel"},
     "evaluation": {"", "texture", "data", "kernel"},
-    "restorer": {"backends", "data", "graphs", "memory", "models", "sampler", "transfers"},
+    "restorer": {"backends", "data", "graphs", "memory", "models", "sampler", "tiles", "transfers"},
     "cli": {"", "backends", "texture", "data", "evaluation", "files", "kernel", "memory", "restorer"},
 }
 

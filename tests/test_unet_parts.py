@@ -1,5 +1,7 @@
 """The compiled parts of the network against their specification, and the whole against the official code's outputs."""
 
+import copy
+import pickle
 import threading
 from pathlib import Path
 
@@ -95,13 +97,13 @@ def test_the_end_of_a_block(more, shortcut):
     gain, offset = images(2, 32, seed=3), images(2, 32, seed=4)
     weight, bias = (images(32, 32 + more, seed=5), images(32, seed=6)) if shortcut else (None, None)
 
-    def then(cast, buffers, finish):
+    def then(cast, buffers, epilogue):
         own = buffers.take(*made.shape).copy_(made) if hasattr(buffers, "take") else cast(made)
-        return finish(
+        return epilogue(
             buffers, own, Affine(cast(gain), cast(offset)), cast(first), None if second is None else cast(second)
         )
 
-    assert_as_exact(both("Finish", weight, bias, then=then), 3)
+    assert_as_exact(both("Epilogue", weight, bias, then=then), 3)
 
 
 @pytest.mark.parametrize("size", [(1, 2), (6, 10), (50, 70)])
@@ -291,3 +293,112 @@ def test_exp_and_silu_are_those_of_float32(name):
     error, normal = (out.double() - exact).abs(), x > -87
     assert (error <= 4 * 2.0**-24 * exact.abs())[normal].all()
     assert error[~normal].max() < 2e-36
+
+
+@pytest.mark.parametrize("out", [32, 64, 128])
+@pytest.mark.parametrize("threads", [1, 3, 16])
+def test_few_blocks_are_split_by_channels(out, threads):
+    """Each thread makes some of the channels where there are fewer blocks than threads."""
+    x, weight, bias = images(1, 8, 8, 32), images(out, 32, 3, 3, seed=1), images(out, seed=2)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        made = CPU.Conv3x3(weight, bias)(CPU.Buffers(), x)
+    finally:
+        torch.set_num_threads(before)
+    exact = REFERENCE.Conv3x3(weight.double(), bias.double())(REFERENCE.Buffers(), x.double())
+    assert torch.allclose(made.image.double(), exact.image, atol=1e-3)
+    whole = made.image.double()
+    assert torch.allclose(made.moments[0, :, 0].double().mean(0), whole.mean((0, 1, 2)), atol=1e-4)
+
+
+@pytest.mark.parametrize("surroundings", ["autocast", "float64", "float16"])
+def test_surroundings_change_nothing(unet, surroundings):
+    x, time = images(1, 3, 32, 32), torch.tensor([500.0])
+    expected = NativeUNet(unet)(x, x, time).residual
+    if surroundings == "autocast":
+        with torch.autocast("cpu", torch.bfloat16):
+            found = NativeUNet(unet)(x, x, time).residual
+    else:
+        torch.set_default_dtype(getattr(torch, surroundings))
+        try:
+            found = NativeUNet(unet)(x, x, time).residual
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, expected)
+
+
+def test_changed_weights_are_seen():
+    network = UNet(UNetConfig(width=16, multipliers=(1, 2))).eval()
+    native, x, time = NativeUNet(network), images(1, 3, 16, 24), torch.tensor([500.0])
+    native(x, x, time)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.1)
+    found = native(x, x, time).residual
+    assert torch.allclose(found, network(x, x, time).residual, atol=1e-4)
+
+
+def test_copies_and_pickles(unet):
+    x, time = images(1, 3, 32, 32), torch.tensor([500.0])
+    native = NativeUNet(unet)
+    for twin in (copy.deepcopy(native), pickle.loads(pickle.dumps(native))):
+        # memory that lies otherwise may round otherwise
+        assert torch.allclose(twin(x, x, time).residual, native(x, x, time).residual, atol=1e-5)
+
+
+def test_memory_is_kept_until_it_is_released(unet):
+    native, x, time = NativeUNet(unet), images(1, 3, 64, 64), torch.tensor([500.0])
+    expected = native(x, x, time).residual
+    assert native.held > 64 * 64 * 500
+    native.release()
+    assert native.held == 0
+    assert torch.equal(native(x, x, time).residual, expected)
+
+
+@pytest.mark.parametrize(
+    ("x_t", "x_lq", "time", "message"),
+    [
+        ((1, 1, 16, 16), (1, 1, 16, 16), 1, r"x_t must be \[B, 3, H, W\], both of one shape, got \[1, 1, 16, 16\]"),
+        ((1, 3, 16, 16), (1, 4, 16, 16), 1, r"x_lq must be \[B, 3, H, W\]"),
+        ((1, 3, 16, 16), (1, 3, 16, 17), 1, r"x_lq must be .* both of one shape, got \[1, 3, 16, 17\]"),
+        ((4, 3, 16, 16), (4, 3, 16, 16), 2, r"time must be \[1\] or \[B\] = \[4\], got \[2\]"),
+    ],
+)
+def test_bad_images_are_named(unet, x_t, x_lq, time, message):
+    with pytest.raises(ValueError, match=message):
+        NativeUNet(unet)(images(*x_t), images(*x_lq), torch.ones(time))
+
+
+def test_channels_of_the_parts_are_checked():
+    with pytest.raises(ValueError, match="images must have 32 channels, got 16"):
+        CPU.Conv3x3(images(16, 32, 3, 3), None)(CPU.Buffers(), images(1, 4, 4, 16))
+    with pytest.raises(ValueError, match="images must have 6 channels, got 8"):
+        CPU.DirectConv(images(16, 6, 7, 7), None, 1, 0)(CPU.Buffers(), images(1, 10, 10, 8))
+    with pytest.raises(ValueError, match="images must have 16 channels, got 32"):
+        CPU.LinearAttention(images(16), images(384, 16), images(16, 128), None, images(16))(
+            CPU.Buffers(), images(1, 4, 4, 32)
+        )
+    with pytest.raises(ValueError, match=r"contiguous float32 on the CPU, got torch\.float64"):
+        CPU.Conv3x3(images(16, 16, 3, 3), None)(CPU.Buffers(), images(1, 4, 4, 16).double())
+
+
+def test_other_networks_are_left_to_pytorch():
+    class Own(UNet):
+        pass
+
+    def told(network):
+        return unsupported(network, torch.device("cpu"), torch.float32)
+
+    hooked = UNet()
+    hooked.final.register_forward_hook(lambda *_: None)
+    assert "hooks" in told(hooked) and "a UNet itself" in told(Own())
+    assert told(UNet().bfloat16()) == "the network's weights must be float32, and are bfloat16"
+    assert told(UNet()) is None
+
+
+def test_code_of_changed_sources_is_not_taken_from_the_cache():
+    from bdg_fast.kernels.unet import cpu_conv
+    from bdg_fast.kernels.unet.cpu_products import _sources
+
+    assert cpu_conv.winograd.function.__qualname__ == f"winograd_{_sources()}" and len(_sources()) == 12

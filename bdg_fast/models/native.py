@@ -15,12 +15,12 @@ from .unet import UNet, UNetOutput, _levels, _padded
 
 
 class NativeUNet:
-    """Evaluates a :class:`UNet` as it is at this moment: ``native(x_t, x_lq, time) -> UNetOutput``.
+    """Evaluates a :class:`UNet`: ``native(x_t, x_lq, time) -> UNetOutput``.
 
     3 x 3 convolutions by Winograd's minimal filtering, norms and activations within the convolutions around them,
     linear attention that writes nothing of the image's size but its result. float32 on the CPU; differences to the
     network itself are those of rounding (docs/restoration.md). Weights are held a second time, the convolutions' in
-    four times their size, and memory for images of the last size is kept.
+    four times their size, and memory for images of the last size is kept until :meth:`release`.
 
     Example:
         >>> unet = UNet()
@@ -31,24 +31,65 @@ class NativeUNet:
     """
 
     def __init__(self, unet: UNet, impl: str = "cpu") -> None:
-        """Prepare the weights of ``unet``.
+        """Prepare the weights of ``unet``; where they change later, that is done again at the next call.
 
         Args:
-            unet: folded or not; later changes of its weights are not seen.
+            unet: folded or not.
             impl: of the parts: ``"cpu"``, compiled, or ``"reference"``, plain PyTorch.
 
         Raises:
             ValueError: the network, or ``impl``, is none that this takes, and why.
         """
         if impl == "cpu":
-            weight = unet.stem.weight
-            reason = unsupported(unet, weight.device, weight.dtype)
+            reason = unsupported(unet, unet.stem.weight.device, unet.stem.weight.dtype)
             if reason is not None:
                 raise ValueError(f"unet must be one that compiled loops can evaluate: {reason}")
+        self.unet, self.impl = unet, impl
+        self._parts, self._lock = parts(impl), threading.Lock()
+        self._buffers, self._shape = self._parts.Buffers(), torch.Size()
+        self._prepare()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles are made from the network."""
+        return NativeUNet, (self.unet, self.impl)
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory for images that are kept for the next call."""
+        return int(self._buffers.held)
+
+    def release(self) -> None:
+        """Free the memory that is kept for images of the last size."""
+        with self._lock:
+            self._buffers.clear()
+
+    def __call__(self, x_t: Tensor, x_lq: Tensor, time: Tensor) -> UNetOutput:
+        """As :meth:`UNet.forward`, without gradients; one thread at a time evaluates, others wait.
+
+        Raises:
+            ValueError: images that are not float32 ``[B, 3, H, W]`` of one shape on the CPU, or a time that is neither
+                ``[1]`` nor ``[B]``.
+        """
+        for name, image in (("x_t", x_t), ("x_lq", x_lq)):
+            if image.dtype != torch.float32 and self.impl == "cpu":
+                raise ValueError(f"{name} must be float32, got {image.dtype}")
+            if image.device.type != "cpu":
+                raise ValueError(f"{name} must be on the CPU, got a tensor on {image.device}")
+            if image.dim() != 4 or image.shape[1] != 3 or image.shape != x_t.shape:
+                raise ValueError(f"{name} must be [B, 3, H, W], both of one shape, got {list(image.shape)}")
+        if time.dim() != 1 or len(time) not in (1, len(x_t)):
+            raise ValueError(f"time must be [1] or [B] = [{len(x_t)}], got {list(time.shape)}")
+        if not x_t.numel():
+            return self.unet(x_t, x_lq, time)  # type: ignore[no-any-return]
+        # what surrounds the call must not choose types: loops get addresses
+        with self._lock, torch.no_grad(), torch.autocast("cpu", enabled=False):
+            if self._state != _state(self.unet):
+                self._prepare()
+            return self._forward(x_t, x_lq, time)
+
+    def _prepare(self) -> None:
+        unet, make = self.unet, self._parts
         with torch.no_grad():
-            self.unet, self._parts, self._lock = unet, parts(impl), threading.Lock()
-            self._buffers, self._shape = self._parts.Buffers(), torch.Size()
-            make = self._parts
             self._stem = make.DirectConv(unet.stem.weight, unet.stem.bias, 1, 0)
             self._encoder = [_Level(make, level) for level in _levels(unet.encoder)]
             self._middle1, self._middle2 = _Block(make, unet.middle1), _Block(make, unet.middle2)
@@ -57,22 +98,7 @@ class NativeUNet:
             if unet.config.shared_encoder:
                 self._residual_decoder = [_Level(make, level) for level in _levels(unet.residual_decoder)]
                 self._residual_final = _Block(make, unet.residual_final)
-
-    def __call__(self, x_t: Tensor, x_lq: Tensor, time: Tensor) -> UNetOutput:
-        """As :meth:`UNet.forward`, without gradients; one thread at a time evaluates, others wait.
-
-        Raises:
-            ValueError: images that are not float32 on the CPU.
-        """
-        for name, image in (("x_t", x_t), ("x_lq", x_lq)):
-            if image.dtype != torch.float32 and self._parts.__name__.endswith("cpu"):
-                raise ValueError(f"{name} must be float32, got {image.dtype}")
-            if image.device.type != "cpu":
-                raise ValueError(f"{name} must be on the CPU, got a tensor on {image.device}")
-        if not x_t.numel():
-            return self.unet(x_t, x_lq, time)  # type: ignore[no-any-return]
-        with self._lock, torch.no_grad():
-            return self._forward(x_t, x_lq, time)
+        self._state = _state(unet)
 
     def _forward(self, x_t: Tensor, x_lq: Tensor, time: Tensor) -> UNetOutput:
         unet, buffers = self.unet, self._buffers
@@ -145,9 +171,9 @@ class _Block:
         )
         shortcut = block.shortcut
         if isinstance(shortcut, torch.nn.Conv2d):
-            self.finish = make.Finish(shortcut.weight.flatten(1), shortcut.bias)
+            self.epilogue = make.Epilogue(shortcut.weight.flatten(1), shortcut.bias)
         else:
-            self.finish = make.Finish(None, None)
+            self.epilogue = make.Epilogue(None, None)
 
     def __call__(self, buffers: Any, x: Tensor, time: Tensor, skip: Tensor | None = None) -> Tensor:
         norm1, norm2 = self.block.norm1, self.block.norm2
@@ -157,7 +183,7 @@ class _Block:
         second = self.conv2(buffers, first.image, affine=self.group_norm(first, norm1.num_groups, gain, offset))
         buffers.give(first.image)
         affine = self.group_norm(second, norm2.num_groups, norm2.weight[None], norm2.bias[None])
-        made: Tensor = self.finish(buffers, second.image, affine, x, skip)
+        made: Tensor = self.epilogue(buffers, second.image, affine, x, skip)
         return made
 
 
@@ -190,6 +216,17 @@ def unsupported(unet: UNet, device: torch.device, dtype: torch.dtype) -> str | N
         return f"its compiled loops are for the CPU, not for {device.type}"
     if dtype != torch.float32:
         return f"it computes in float32, not in {str(dtype).removeprefix('torch.')}"
+    if type(unet) is not UNet or any(module._forward_hooks or module._forward_pre_hooks for module in unet.modules()):
+        return "the network must be a UNet itself, without forward hooks"
+    if unet.stem.weight.dtype != torch.float32:
+        return f"the network's weights must be float32, and are {str(unet.stem.weight.dtype).removeprefix('torch.')}"
     if unet.config.width % CHANNELS:
         return f"the network's width must be a multiple of {CHANNELS}, and is {unet.config.width}"
     return unavailable("cpu")
+
+
+def _state(unet: UNet) -> tuple[tuple[int, int], ...]:
+    """What changes when weights do; those of inference mode cannot."""
+    return tuple(
+        (parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version) for parameter in unet.parameters()
+    )

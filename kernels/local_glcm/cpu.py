@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..mas_glcm import cpu
+from ..mas_glcm.cpu_jit import jit as _jit
 from ..mas_glcm.cpu_levels import Quantizer, level_rows
 from ..mas_glcm.cpu_threads import in_parallel
 from ..mas_glcm.spec import Request, float_scale, make_plan
@@ -33,8 +33,6 @@ FIXED = 62
 
 STRIP_BYTES = 1 << 20
 """Strips held at a time, so that they stay in the second-level cache."""
-
-_jit = numba.njit(nogil=True, cache=True, error_model="numpy", boundscheck=False)
 
 
 @_jit

@@ -19,12 +19,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from .cpu_jit import jit as _jit
 from .cpu_levels import Quantizer, image_and_mask, level_rows
 
 ROW = 32
@@ -34,8 +34,6 @@ VOID = ROW
 
 LINE = 64
 """Bytes of a cache line; rows must not straddle two."""
-
-_jit = numba.njit(nogil=True, cache=True, error_model="numpy", boundscheck=False)
 
 
 class Work(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-_jit = numba.njit(nogil=True, cache=True, error_model="numpy", boundscheck=False)
+from .cpu_jit import jit as _jit
 
 
 class Quantizer(NamedTuple):

@@ -3,16 +3,14 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 from __future__ import annotations
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..mas_glcm.cpu_jit import jit as _jit
 from ..mas_glcm.cpu_threads import in_parallel
 from ..mas_glcm.spec import Plan, Request
 from .weights import combine, plan_for, spread, weights
-
-_jit = numba.njit(nogil=True, cache=True, error_model="numpy", boundscheck=False)
 
 
 @_jit

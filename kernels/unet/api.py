@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .ops import parts, unavailable
-from .spec import CHANNELS, Affine, Made
+from .spec import CHANNELS, Affine, ConvOutput
 
-__all__ = ["CHANNELS", "Affine", "Made", "parts", "unavailable"]
+__all__ = ["CHANNELS", "Affine", "ConvOutput", "parts", "unavailable"]

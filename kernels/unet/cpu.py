@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from . import cpu_attention, cpu_conv
-from .cpu_memory import Buffers, kept
-from .cpu_products import ROOM
+from .cpu_memory import Buffers, fresh, kept
+from .cpu_products import ARGUMENTS, ROOM
 from .cpu_simd import TILE
 from .cpu_threads import run
 from .cpu_winograd import FIELD, filter_matrix
-from .spec import CHANNELS, HEAD_WIDTH, HEADS, HIDDEN, Affine, Made
+from .spec import CHANNELS, HEAD_WIDTH, HEADS, HIDDEN, Affine, ConvOutput
 
 BLOCK = (4, 8)
 """Tiles of 4 x 4 pixels a Winograd item: their transforms stay in the second-level cache up to 64 channels."""
@@ -30,13 +30,29 @@ def _check_channels(weight: Tensor) -> None:
             raise ValueError(f"weight must have a multiple of {CHANNELS} channels {name}, got {channels}")
 
 
+def _check_channels_are(wanted: int, channels: int) -> None:
+    if channels != wanted:
+        raise ValueError(f"images must have {wanted} channels, got {channels}")
+
+
 def _check_even(name: str, pixels: int) -> None:
     if pixels % 2:
         raise ValueError(f"{name} must be even, got {pixels}")
 
 
 def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+    """Of what a loop reads or writes; 0 for nothing."""
+    if tensor is None:
+        return 0
+    if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or not tensor.is_contiguous():
+        kind = "" if tensor.is_contiguous() else ", not contiguous"
+        raise ValueError(f"images and weights must be contiguous float32 on the CPU, got {tensor.dtype}{kind}")
+    return tensor.data_ptr()
+
+
+def _bias(bias: Tensor | None, channels: int) -> Tensor:
+    """A copy, or zeros."""
+    return kept(torch.zeros(channels, device="cpu") if bias is None else bias)
 
 
 def _launch(function: Any, buffers: Buffers, items: int, scratch: int, arguments: list[int]) -> None:
@@ -44,8 +60,8 @@ def _launch(function: Any, buffers: Buffers, items: int, scratch: int, arguments
     threads = max(1, min(torch.get_num_threads(), items))
     each = -(-scratch * 4 // 4096) * 4096 + 64
     room = buffers.scratch(threads * each // 4)
-    numbers = np.zeros(30, np.int64)
-    counters = [numbers.ctypes.data + 8 * n for n in (28, 29)]
+    numbers = np.zeros(ARGUMENTS + 2, np.int64)
+    counters = [numbers.ctypes.data + 8 * n for n in (ARGUMENTS, ARGUMENTS + 1)]
     numbers[: 5 + len(arguments)] = [*counters, room.data_ptr(), each, items, *arguments]
     run(function, numbers, threads)
 
@@ -64,12 +80,12 @@ class Conv3x3:
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         """``weight [out, in, 3, 3]``, multiples of 16."""
         _check_channels(weight)
-        self.out = len(weight)
+        self.out, self.channels = weight.shape[:2]
         g = torch.from_numpy(filter_matrix())
         planes = torch.kron(g, g) @ weight.double().flatten(2).flatten(0, 1).T  # [36, out in], by blocks of g w g^T
         split = planes.float().view(FIELD**2, self.out // TILE, TILE, -1)
         self.weight = kept(split.transpose(2, 3))  # [36, out / 16, in, 16]
-        self.bias = torch.zeros(self.out) if bias is None else bias.float().contiguous()
+        self.bias = _bias(bias, self.out)
 
     def __call__(
         self,
@@ -80,7 +96,7 @@ class Conv3x3:
         affine: Affine | None = None,
         up: bool = False,
         moments: bool = True,
-    ) -> Made:
+    ) -> ConvOutput:
         """Of ``first``, and ``second`` beside it; ``affine``: of ``silu(gain * first + offset)``; ``up``: of ``first``
         in twice its size, by nearest neighbours."""
         batch, height, width, channels = first.shape
@@ -95,8 +111,9 @@ class Conv3x3:
         blocks, parts = down * across, 1
         while batch * blocks * parts < 2 * torch.get_num_threads() and self.out % (2 * parts * TILE) == 0 and parts < 4:
             parts *= 2
-        statistics = torch.empty(batch, blocks, 2, self.out) if moments else None
+        statistics = fresh(batch * blocks * 2 * self.out).view(batch, blocks, 2, self.out) if moments else None
         every = channels + more
+        _check_channels_are(self.channels, every)
         tall = np.minimum(4 * rows, height - 4 * rows * np.arange(down))
         wide = np.minimum(4 * columns, width - 4 * columns * np.arange(across))
         most = rows * columns
@@ -112,7 +129,7 @@ class Conv3x3:
                 _address(self.weight), _address(self.bias), _address(out), self.out, _address(statistics),
             ],
         )  # fmt: skip
-        return Made(out, statistics, np.multiply.outer(tall, wide).ravel().astype(np.float64))
+        return ConvOutput(out, statistics, np.multiply.outer(tall, wide).ravel().astype(np.float64))
 
 
 class DirectConv:
@@ -121,15 +138,16 @@ class DirectConv:
     def __init__(self, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> None:
         """``weight [out, in, k, k]``; ``out`` a multiple of 16, and with padding ``in`` too."""
         _check_channels(weight if padding else weight[:, :0])
-        self.out, _, self.size, _ = weight.shape
+        self.out, self.channels, self.size, _ = weight.shape
         self.stride, self.padding = stride, padding
         self.weight = _packed(weight.float().permute(2, 3, 1, 0).flatten(1, 2))  # [ky, kx in, out]
-        self.bias = torch.zeros(self.out) if bias is None else bias.float().contiguous()
+        self.bias = _bias(bias, self.out)
 
     def __call__(self, buffers: Buffers, x: Tensor) -> Tensor:
         """``[B, H, W, in]`` to ``[B, h, w, out]``; ``w`` must be even."""
         batch, height, width, channels = x.shape
         high, wide = ((n + 2 * self.padding - self.size) // self.stride + 1 for n in (height, width))
+        _check_channels_are(self.channels, channels)
         _check_even("width of the result", wide)
         out = buffers.take(batch, high, wide, self.out)
         rows, columns = DIRECT_BLOCK
@@ -145,17 +163,17 @@ class DirectConv:
         return out
 
 
-def group_norm(made: Made, groups: int, gain: Tensor, offset: Tensor) -> Affine:
+def group_norm(made: ConvOutput, groups: int, gain: Tensor, offset: Tensor) -> Affine:
     """Group norm as an affine map; ``gain``, ``offset [B or 1, C]``."""
     batch, channels = len(made.image), made.image.shape[3]
-    result = Affine(torch.empty(batch, channels), torch.empty(batch, channels))
-    cpu_conv.gains(
+    result = Affine(*(fresh(batch * channels).view(batch, channels) for _ in range(2)))
+    cpu_conv.group_norm_affine(
         made.moments.numpy(), made.counts, groups, gain.numpy(), offset.numpy(), *(part.numpy() for part in result)
     )
     return result
 
 
-class Finish:
+class Epilogue:
     """The end of a residual block: ``silu(gain * made + offset) + shortcut(first and second)``."""
 
     def __init__(self, weight: Tensor | None, bias: Tensor | None) -> None:
@@ -163,9 +181,10 @@ class Finish:
         if weight is not None:
             _check_channels(weight)
         self.weight = self.bias = None
+        self.channels = 0 if weight is None else weight.shape[1]
         if weight is not None:
             self.weight = _packed(weight.float().T)
-            self.bias = torch.zeros(len(weight)) if bias is None else bias.float().contiguous()
+            self.bias = _bias(bias, len(weight))
 
     def __call__(
         self, buffers: Buffers, made: Tensor, affine: Affine, first: Tensor, second: Tensor | None = None
@@ -176,8 +195,9 @@ class Finish:
         _check_even("pixels of an image", pixels)
         out = made if self.weight is None else buffers.take(*made.shape)
         more = 0 if second is None else second.shape[3]
+        _check_channels_are(self.channels or channels, first.shape[3] + more)
         _launch(
-            cpu_conv.finish, buffers, batch * -(-pixels // CHUNK), 0,
+            cpu_conv.epilogue, buffers, batch * -(-pixels // CHUNK), 0,
             [
                 pixels, CHUNK, _address(made), channels, _address(affine.gain), _address(affine.offset),
                 _address(first), first.shape[3], _address(second), more,
@@ -196,17 +216,18 @@ class LinearAttention:
         """``gain``, ``gain_out [C]``; ``qkv [3 * 128, C]``, ``out [C, 128]``."""
         queries, keys, values = qkv.float().chunk(3)
         channels = len(out)
-        self.gain, self.gain_out = gain.float().contiguous(), gain_out.float().contiguous()
+        self.gain, self.gain_out = kept(gain), kept(gain_out)
         self.queries, self.keys = _packed(queries.T), _packed(keys.T)
-        self.values = values.view(HEADS, HEAD_WIDTH, channels).mT.contiguous()  # [heads, C, e]
+        self.values = values.reshape(HEADS, HEAD_WIDTH, channels).mT.contiguous()  # [heads, C, e]
         results = out.float().view(channels, HEADS, HEAD_WIDTH).permute(1, 2, 0)
         self.results = (results * HEAD_WIDTH**-0.5).contiguous()  # [heads, e, C]
-        self.bias = torch.zeros(channels) if bias is None else bias.float().contiguous()
+        self.bias = _bias(bias, channels)
 
     def __call__(self, buffers: Buffers, x: Tensor) -> Tensor:
         """``[B, H, W, C]``, an even number of pixels; written over ``x``, and returned."""
         batch, height, width, channels = x.shape
         pixels = height * width
+        _check_channels_are(len(self.gain), channels)
         _check_even("pixels of an image", pixels)
         chunks = -(-pixels // CHUNK)
         found = buffers.take(batch, chunks, 2 + channels, HIDDEN)

@@ -9,20 +9,27 @@ from __future__ import annotations
 
 import numba
 
-from .cpu_products import Entry, add_turned_product, jit, product
+from .cpu_products import ARGUMENTS, Entry, add_turned_product, product
 from .cpu_simd import (
+    F32,
+    LANES,
     TILE,
-    elementwise,
+    bytes_of,
+    copy,
     emitted,
     exp_of_difference,
+    filled,
     largest_of,
     load,
+    load_one,
     loop,
     normalized,
     normalized_plus,
     plus,
     scaled,
     softmax32,
+    splat,
+    store,
     take,
     zero,
 )
@@ -31,13 +38,13 @@ from .spec import HIDDEN
 BLOCK = 48
 """Pixels a time."""
 
-_lowest = elementwise(1, lambda x: x * 0.0 + -3.0e38)
+_lowest = filled(-3.0e38)
 
 
 @Entry
 def gather(p):
     """Sums of normalized pixels by key, unnormalized: for each chunk the largest keys, their sums, and the sums."""
-    a = numba.carray(p, (30,))
+    a = numba.carray(p, (ARGUMENTS,))
     counter, threads, room, each, items = a[0], a[1], a[2], a[3], a[4]
     source, channels, pixels, chunk, gain, keys, found = a[5], a[6], a[7], a[8], a[9], a[10], a[11]
     chunks = -(-pixels // chunk)
@@ -54,8 +61,7 @@ def gather(p):
         top = found + 4 * item * HIDDEN * (2 + channels)
         total, sums = top + 4 * HIDDEN, top + 8 * HIDDEN
         zero(total, HIDDEN * (1 + channels))
-        zero(top, HIDDEN)
-        _lowest(top, HIDDEN, top)
+        _lowest(top, HIDDEN)
         for start in range(begin, end, BLOCK):
             count = min(BLOCK, end - start)
             at = source + 4 * (image * pixels + start) * channels
@@ -63,11 +69,11 @@ def gather(p):
                 normalized(rows + 4 * r * channels, channels, at + 4 * r * channels, gain)
             for j in range(0, HIDDEN, TILE):
                 product(rows, channels, keys + 4 * j * channels, TILE, channels, made + 4 * j, HIDDEN, count, 0)
-            copy_row(highest, top)
+            copy(highest, HIDDEN, top)
             for r in range(count):
                 largest_of(highest, HIDDEN, highest, made + 4 * r * HIDDEN)
             exp_of_difference(factor, HIDDEN, top, highest)
-            copy_row(top, highest)
+            copy(top, HIDDEN, highest)
             scaled(total, HIDDEN, total, factor)
             scale_rows(sums, HIDDEN, channels, factor)
             for r in range(count):
@@ -77,15 +83,8 @@ def gather(p):
                 add_turned_product(made, HIDDEN, rows + 4 * j, channels, count, sums + 4 * j, channels, HIDDEN, 0)
 
 
-@jit
-def copy_row(target, source):
-    """Of HIDDEN values."""
-    largest_of(target, HIDDEN, source, source)
-
-
 def _scale_rows(builder, rows, count, channels, factors):
     """Each row by a factor of its own, none that is 1."""
-    from .cpu_simd import F32, bytes_of, load_one, splat, store
 
     def row(i, _carried):
         one = load_one(builder, builder.add(factors, bytes_of(builder, i)))
@@ -99,7 +98,7 @@ def _scale_rows(builder, rows, count, channels, factors):
                 store(builder, load(builder, at) * factor, at)
                 return ()
 
-            loop(builder, channels, 8, column)
+            loop(builder, channels, LANES, column)
         return ()
 
     loop(builder, count, 1, row)
@@ -111,7 +110,7 @@ scale_rows = emitted(4, _scale_rows)
 @Entry
 def scatter(p):
     """Every pixel reads the sums by its query; the result is normalized and added to the pixel."""
-    a = numba.carray(p, (30,))
+    a = numba.carray(p, (ARGUMENTS,))
     counter, threads, room, each, items = a[0], a[1], a[2], a[3], a[4]
     source, channels, pixels, chunk, gain, queries = a[5], a[6], a[7], a[8], a[9], a[10]
     read, bias, gain_out, out = a[11], a[12], a[13], a[14]

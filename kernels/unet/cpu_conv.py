@@ -10,7 +10,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from .cpu_products import ROOM, Entry, add_product, chunked_product, jit, product_and_bias
+from ..mas_glcm.cpu_jit import jit as kept_jit
+from .cpu_products import ARGUMENTS, ROOM, Entry, add_product, chunked_product, jit, product_and_bias
 from .cpu_simd import (
     F32,
     LANES,
@@ -34,7 +35,7 @@ from .cpu_winograd import PLANES, transform_input, transform_output
 from .spec import EPS
 
 
-def _moments(builder, source, row, column, height, width, mean, spread):
+def _moments(builder, source, row, column, height, width, mean, deviations):
     """Of 16 channels over a rectangle: mean, and sum of squared distances from it."""
     row, column = bytes_of(builder, row), bytes_of(builder, column)
 
@@ -59,7 +60,7 @@ def _moments(builder, source, row, column, height, width, mean, spread):
         distance = value - middle
         return distance.times(distance, total)
 
-    store(builder, over(square, nothing), spread)
+    store(builder, over(square, nothing), deviations)
 
 
 moments = emitted(7, _moments)
@@ -138,7 +139,7 @@ def fill(target, rows, columns, top, left, height, width, first, channels, secon
 @Entry
 def winograd(p):
     """3 x 3 convolution of padding 1; moments of what it makes, by block."""
-    a = numba.carray(p, (30,))
+    a = numba.carray(p, (ARGUMENTS,))
     counter, threads, room, each, items = a[0], a[1], a[2], a[3], a[4]
     first, channels, second, more, gain, offset, up = a[5], a[6], a[7], a[8], a[9], a[10], a[11]
     height, width, block_rows, block_columns, parts = a[12], a[13], a[14], a[15], a[16]
@@ -230,7 +231,7 @@ def pad(target, rows, columns, top, left, height, width, source, channels):
 @Entry
 def direct(p):
     """Convolution of any size and stride: products of neighbouring pixels' channels, row by row of the filter."""
-    a = numba.carray(p, (30,))
+    a = numba.carray(p, (ARGUMENTS,))
     counter, threads, room, each, items = a[0], a[1], a[2], a[3], a[4]
     source, channels, height, width, size, stride, padding = a[5], a[6], a[7], a[8], a[9], a[10], a[11]
     height_out, width_out, block_rows, block_columns = a[12], a[13], a[14], a[15]
@@ -274,9 +275,9 @@ def direct(p):
 
 
 @Entry
-def finish(p):
+def epilogue(p):
     """A residual block's end: what its second convolution made, normalized and activated, plus the shortcut."""
-    a = numba.carray(p, (30,))
+    a = numba.carray(p, (ARGUMENTS,))
     counter, items, pixels, chunk = a[0], a[4], a[5], a[6]
     made, channels_out, gain, offset = a[7], a[8], a[9], a[10]
     first, channels, second, more, weights, bias, out = a[11], a[12], a[13], a[14], a[15], a[16], a[17]
@@ -310,8 +311,8 @@ def finish(p):
             activated_plus(target + at, channels_out, source + at, own_gain, own_offset, other + at)
 
 
-@numba.njit(cache=True, error_model="numpy")
-def gains(moments, counts, groups, gain, offset, gain_out, offset_out):
+@kept_jit
+def group_norm_affine(moments, counts, groups, gain, offset, gain_out, offset_out):
     """Group norm as a gain and an offset of each channel, from the moments of blocks.
 
     ``moments [B, blocks, 2, C]``: mean and squared distances; ``counts [blocks]``; ``gain``, ``offset [B or 1, C]``;
@@ -320,7 +321,7 @@ def gains(moments, counts, groups, gain, offset, gain_out, offset_out):
     images, blocks, _, channels = moments.shape
     each = channels // groups
     for image in range(images):
-        own = image % len(gain)
+        own, own_offset = image % len(gain), image % len(offset)
         for group in range(groups):
             begin, end = group * each, (group + 1) * each
             total = count = 0.0
@@ -339,4 +340,4 @@ def gains(moments, counts, groups, gain, offset, gain_out, offset_out):
             scale = 1.0 / np.sqrt(squares / count + EPS)
             for c in range(begin, end):
                 gain_out[image, c] = gain[own, c] * scale
-                offset_out[image, c] = offset[own, c] - mean * gain[own, c] * scale
+                offset_out[image, c] = offset[own_offset, c] - mean * gain[own, c] * scale

@@ -35,6 +35,12 @@ class Buffers:
         self._free: dict[int, list[Tensor]] = defaultdict(list)
         self._scratch = fresh(0)
 
+    @property
+    def held(self) -> int:
+        """Bytes that are kept for later calls."""
+        free = sum(size * len(images) for size, images in self._free.items())
+        return 4 * (free + len(self._scratch))
+
     def take(self, *shape: int) -> Tensor:
         """An image of any content."""
         size = math.prod(shape)
@@ -55,3 +61,4 @@ class Buffers:
     def clear(self) -> None:
         """Free all that is not in use."""
         self._free.clear()
+        self._scratch = fresh(0)

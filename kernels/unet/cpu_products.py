@@ -3,17 +3,23 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, call-arg"
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import threading
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numba
 from llvmlite import binding
 from numba import types
 
+from ..mas_glcm.cpu_jit import can_cache
 from .cpu_simd import chunked_tile, product_tile
 
+ARGUMENTS = 28
+"""Numbers that a loop can be given."""
 jit = numba.njit(nogil=True, error_model="numpy", boundscheck=False)
 
 ROWS = 12 if binding.get_host_cpu_features().get("avx512f") else 6
@@ -22,21 +28,35 @@ ROOM = 8
 """Rows of a product beyond those asked for, which a tile may write."""
 
 
+@cache
+def _sources() -> str:
+    """What tells these sources from others."""
+    digest = hashlib.sha256()
+    with contextlib.suppress(OSError):  # in an archive, which does not change
+        for path in sorted(Path(__file__).parent.glob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 class Entry:
     """What a thread runs, ``f(address of arguments)``: compiled when first asked for, and kept on disk."""
 
     def __init__(self, function: Callable[[Any], None]) -> None:
+        # numba notices a change of the function's own file alone, so that others become part of its name
+        function.__qualname__ += f"_{_sources()}"
         self.function = function
-        self.lock = threading.Lock()
+        self._lock = threading.Lock()
+        self._compiled: Any = None
 
-    @cached_property
+    @property
     def address(self) -> int:
         """Of the machine code."""
-        with self.lock:
-            kind = types.void(types.CPointer(types.int64))
-            self.compiled = numba.cfunc(kind, cache=True, error_model="numpy", boundscheck=False)(self.function)
-            address: Any = self.compiled.address
-            return int(address)
+        with self._lock:
+            if self._compiled is None:
+                kind = types.void(types.CPointer(types.int64))
+                options: dict[str, Any] = {"error_model": "numpy", "boundscheck": False}
+                self._compiled = numba.cfunc(kind, cache=can_cache(), **options)(self.function)
+            return int(self._compiled.address)
 
 
 def products(tile: Callable[[int], Any], turned: bool = False, tallest: int = ROWS) -> Any:

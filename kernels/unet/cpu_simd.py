@@ -16,6 +16,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .spec import EPS
+
 LANES = 8
 """Of the vectors of element-wise work. Processors with wider ones take two at a time in `TILE`."""
 TILE = 16
@@ -59,8 +61,12 @@ class Vec:
 
     def _choose(self, operator: str, other: Vec | float) -> Vec:
         value = self._other(other)
-        test = self.builder.fcmp_unordered(operator, self.value, value)  # NaN of self stays
-        return Vec(self.builder, self.builder.select(test, self.value, value))
+        test = self.builder.fcmp_unordered(operator, self.value, value)  # true for NaN, of either
+        chosen = self.builder.select(test, self.value, value)
+        if isinstance(other, Vec):  # where the other is NaN, NaN
+            nan = self.builder.fcmp_unordered("uno", value, value)
+            chosen = self.builder.select(nan, value, chosen)
+        return Vec(self.builder, chosen)
 
     def _call(self, name: str, *others: Any) -> Vec:
         kind = self.value.type
@@ -288,21 +294,24 @@ exp_of_difference = elementwise(2, lambda x, y: (x - y).exp())
 activated_plus = elementwise(4, lambda x, gain, offset, y: x.times(gain, offset).silu() + y)
 
 
-def _zero(builder, target, count):
-    def body(i, _carried):
-        store(builder, Vec(builder, constant(0.0, vector(LANES))), builder.add(target, bytes_of(builder, i)))
-        return ()
+def filled(value: float) -> Any:
+    """``f(target, count)``: a row of one value; ``count`` a multiple of 8."""
 
-    loop(builder, count, LANES, body)
+    def emit(builder, target, count):
+        def body(i, _carried):
+            store(builder, Vec(builder, constant(value, vector(LANES))), builder.add(target, bytes_of(builder, i)))
+            return ()
+
+        loop(builder, count, LANES, body)
+
+    return emitted(2, emit)
 
 
-zero = emitted(2, _zero)
+zero = filled(0.0)
 
 
 def _normalized(builder, target, channels, source, gain, and_offset=None, and_sum=None):
     """Layer norm of one row: ``f(target, channels, source, gain)``."""
-    from .spec import EPS
-
     count = splat(builder, builder.sitofp(channels, F32))
     nothing = constant(0.0, vector(LANES))
 

@@ -26,12 +26,13 @@ def _openmp() -> Any:
     if sys.platform != "linux":
         return None
     torch.get_num_threads()  # loads it
-    own = str(Path(torch.__file__).parent.parent)
+    own = Path(torch.__file__).parent
+    folders = (own / "lib", own.with_name("torch.libs"))  # others bring runtimes of their own
     lines = Path("/proc/self/maps").read_text().splitlines()
-    paths = {line.split(maxsplit=5)[5] for line in lines if "libgomp" in line}
-    for path in sorted(paths, key=lambda path: not path.startswith(own)):
+    paths = {Path(line.split(maxsplit=5)[5]) for line in lines if "libgomp" in line}
+    for path in sorted(path for path in paths if path.parent in folders):
         try:
-            parallel = ctypes.CDLL(path).GOMP_parallel
+            parallel = ctypes.CDLL(str(path)).GOMP_parallel
         except (OSError, AttributeError):
             continue
         parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]

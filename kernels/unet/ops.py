@@ -19,11 +19,15 @@ def unavailable(impl: str) -> str | None:
     intel = platform.machine().lower() in ("x86_64", "amd64", "i686")
     if intel and not torch.backends.cpu.get_cpu_capability().startswith("AVX"):  # fused multiplications came with it
         return "the processor has no AVX2"
+    try:
+        importlib.import_module(".cpu", __package__)
+    except Exception as error:  # numba and NumPy that do not go together, for example
+        return f"its loops cannot be loaded: {error}"
     return None
 
 
 def parts(impl: str = "cpu") -> ModuleType:
-    """The module of a backend: ``Buffers, Conv3x3, DirectConv, group_norm, Finish, LinearAttention``.
+    """The module of a backend: ``Buffers, Conv3x3, DirectConv, group_norm, Epilogue, LinearAttention``.
 
     Args:
         impl: ``"cpu"``, compiled, or ``"reference"``.

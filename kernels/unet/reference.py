@@ -6,11 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .spec import EPS, HEAD_WIDTH, HEADS, Affine, Made
+from .spec import EPS, HEAD_WIDTH, HEADS, Affine, ConvOutput
 
 
 class Buffers:
     """Where images come from; here PyTorch's allocator does all of it."""
+
+    held = 0
+    """Bytes that are kept for later calls."""
 
     def give(self, *images: Tensor) -> None:
         """Images that are not needed any more."""
@@ -35,7 +38,7 @@ class Conv3x3:
         affine: Affine | None = None,
         up: bool = False,
         moments: bool = True,
-    ) -> Made:
+    ) -> ConvOutput:
         """Of ``first``, and ``second`` beside it.
 
         Args:
@@ -52,7 +55,7 @@ class Conv3x3:
             x = x.repeat_interleave(2, 1).repeat_interleave(2, 2)
         if second is not None:
             x = torch.cat((x, second), 3)
-        return Made(F.conv2d(x.permute(0, 3, 1, 2), self.weight, self.bias, padding=1).permute(0, 2, 3, 1))
+        return ConvOutput(F.conv2d(x.permute(0, 3, 1, 2), self.weight, self.bias, padding=1).permute(0, 2, 3, 1))
 
 
 class DirectConv:
@@ -68,7 +71,7 @@ class DirectConv:
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding).permute(0, 2, 3, 1)
 
 
-def group_norm(made: Made, groups: int, gain: Tensor, offset: Tensor) -> Affine:
+def group_norm(made: ConvOutput, groups: int, gain: Tensor, offset: Tensor) -> Affine:
     """Group norm as an affine map, by the moments of an image; ``gain``, ``offset [B or 1, C]``."""
     each = made.image.shape[3] // groups
     variance, mean = torch.var_mean(made.image.unflatten(3, (groups, each)), dim=(1, 2, 4), correction=0)
@@ -76,7 +79,7 @@ def group_norm(made: Made, groups: int, gain: Tensor, offset: Tensor) -> Affine:
     return Affine(scale, offset - mean.repeat_interleave(each, 1) * scale)
 
 
-class Finish:
+class Epilogue:
     """The end of a residual block: ``silu(gain * made + offset) + shortcut(first and second)``."""
 
     def __init__(self, weight: Tensor | None, bias: Tensor | None) -> None:

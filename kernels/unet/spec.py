@@ -13,7 +13,7 @@ CHANNELS = 16
 """All images but a network's input have a multiple of as many channels."""
 
 
-class Made(NamedTuple):
+class ConvOutput(NamedTuple):
     """What a convolution made."""
 
     image: Any  # [B, H, W, C]
