@@ -118,7 +118,7 @@ class ImageFolder:
     def read(self, number: int, seed: int, crop: int) -> Sample:
         """As :meth:`Dataset.read`: images smaller than the crop are continued by reflection."""
         check_request(number, len(self), crop)
-        clean = _pixels(self.files[number])
+        clean = file_pixels(self.files[number])
         view = View.drawn(seed, clean.shape[1], clean.shape[2], crop, flip=self.flip, rotate=self.rotate)
         return Sample(view.of(clean), None, len(self.kinds) - 1, number, seed)
 
@@ -207,7 +207,7 @@ class PairedFolder:
         """As :meth:`Dataset.read`: the same crop of both, continued by reflection where they are smaller."""
         check_request(number, len(self), crop)
         input, target = self.pairs[number]
-        clean, degraded = _pixels(target), _pixels(input)
+        clean, degraded = file_pixels(target), file_pixels(input)
         view = View.drawn(seed, clean.shape[1], clean.shape[2], crop, flip=self.flip, rotate=self.rotate)
         return paired_sample(view, clean, degraded, len(self.kinds) - 1, number, seed, str(input), str(target))
 
@@ -350,7 +350,7 @@ def reflected(length: int, wanted: int) -> Pixels:
     return np.minimum(at, period - at)
 
 
-def _pixels(path: Path) -> Pixels:
+def file_pixels(path: Path) -> Pixels:
     try:
         return read_image(path).numpy()
     except ImageReadError as error:
@@ -358,8 +358,10 @@ def _pixels(path: Path) -> Pixels:
         raise SampleError(name, str(error).removeprefix(f"{name}: ")) from error
 
 
-Task = Callable[[], tuple[Sample | None, list[SampleError]]]
-"""Reads one sample, None if neither it nor any in its stead can be read; beside it what could not be read."""
+Result = tuple[Sample | None, list[SampleError]]
+"""A sample, None if neither it nor any in its stead can be read, and what could not be read."""
+Task = Callable[[], Result]
+"""Reads one sample, in any thread."""
 
 
 @runtime_checkable
@@ -378,4 +380,4 @@ class Stream(Protocol):
         """Number of what its order is of."""
 
     def tasks(self, order: Order, *, crop: int, rank: int, world: int, start: int) -> Iterator[Task]:
-        """Endless: reads of the samples at positions ``start + rank``, ``start + rank + world``, ... of a run."""
+        """Endless: the samples at positions ``start + rank``, ``start + rank + world``, ... of a run, to be read."""

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, count
+from itertools import chain, count, islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .datasets import Dataset, Sample, SampleError, Stream, Task
+from .datasets import Dataset, Result, Sample, SampleError, Stream, Task
 from .order import Order
 
 ATTEMPTS = 16
@@ -141,7 +141,7 @@ def _tasks(dataset: Dataset, order: Order, crop: int, rank: int, world: int, sta
         yield partial(_read, dataset, order, position, crop)
 
 
-def _read(dataset: Dataset, order: Order, position: int, crop: int) -> tuple[Sample | None, list[SampleError]]:
+def _read(dataset: Dataset, order: Order, position: int, crop: int) -> Result:
     """The sample at a position, of the first readable image of its own and its reserve."""
     seed, own = order.seed_of(position), order.number(position)
     reserve = (order.reserve(position, attempt) for attempt in range(min(ATTEMPTS, order.count)))
@@ -158,19 +158,12 @@ def _collated(
     tasks: Iterator[Task], dataset: Dataset | Stream, batch: int, workers: int, skipped: Skipped | None
 ) -> Iterator[Batch]:
     """Results in the tasks' order; failures count when their batch is taken."""
-    pool = ThreadPoolExecutor(workers, "bdg-read") if workers else None
-    waiting: deque[Future[tuple[Sample | None, list[SampleError]]]] = deque()
+    reading = _read_ahead(tasks, batch, workers) if workers else (task() for task in tasks)
     taken = 0
     try:
         while True:
             samples: list[Sample] = []
-            while len(samples) < batch:
-                if pool is None:
-                    sample, errors = next(tasks)()
-                else:
-                    while len(waiting) < (1 + AHEAD) * batch - len(samples):
-                        waiting.append(pool.submit(next(tasks)))
-                    sample, errors = waiting.popleft().result()
+            for sample, errors in islice(reading, batch):
                 taken += 1
                 for error in errors:
                     if skipped is None:
@@ -182,8 +175,28 @@ def _collated(
                 samples.append(sample)
             yield _stacked(samples)
     finally:
-        if pool is not None:
-            pool.shutdown(cancel_futures=True)
+        reading.close()
+
+
+def _read_ahead(tasks: Iterator[Task], batch: int, workers: int) -> Generator[Result, None, None]:
+    """Results of the tasks in their order; threads read, and one more gets tasks (a stream reads its files there)."""
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(1, "bdg-feed") as feeder, ThreadPoolExecutor(workers, "bdg-read") as pool:
+        feed = feeder.submit(_take, tasks, batch)
+        try:
+            while True:
+                while len(waiting) <= AHEAD * batch:
+                    waiting.extend(map(pool.submit, feed.result()))
+                    feed = feeder.submit(_take, tasks, batch)
+                yield waiting.popleft().result()
+        finally:
+            feed.cancel()
+            for future in waiting:
+                future.cancel()
+
+
+def _take(tasks: Iterator[Task], count: int) -> list[Task]:
+    return list(islice(tasks, count))
 
 
 def _stacked(samples: list[Sample]) -> Batch:
