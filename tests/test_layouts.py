@@ -1,6 +1,7 @@
 """Published collections by name: trees as their authors describe them, and errors that show them."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from PIL import Image
 
 from bdg_fast.data.datasets import ImageFolder, PairedFolder
 from bdg_fast.data.degrade import CDD11
-from bdg_fast.data.layouts import open_layout
+from bdg_fast.data.layouts import LAYOUTS, open_layout
+from bdg_fast.data.pairing import RULES
 
 
 def plant(root, *files, side=8):
@@ -158,3 +160,13 @@ def test_errors_name_the_argument(tmp_path):
     with pytest.raises(ValueError, match=r"1 of 2 files .* 2\.png; .*partial=True"):
         open_layout("paired", tmp_path)
     assert len(open_layout("paired", tmp_path, partial=True)) == 1
+
+
+def test_the_page_of_the_docs_tells_all_of_them():
+    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    for name in ("folder", "paired", *LAYOUTS, *RULES):
+        assert f"| `{name}` |" in page
+    for name in ("diffuir-5", "airnet-3", "promptir-5", "realsr", "drealsr"):
+        for part in LAYOUTS[name].parts("train", LAYOUTS[name].factors[0]):
+            assert f"`{part.target}`" in page
+            assert part.input is None or f"`{part.input}`" in page

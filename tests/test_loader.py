@@ -198,6 +198,8 @@ def test_errors_name_the_argument():
     ]:
         with pytest.raises(ValueError, match=words):
             batches(dataset, order, **{"batch": 1, "crop": 1} | options)
+    with pytest.raises(TypeError, match=r"batch must be an integer, got 2\.0"):
+        batches(dataset, order, batch=2.0, crop=1)
     with pytest.raises(ValueError, match=r"order must be of the data set's 5, got one of 6"):
         batches(dataset, Order(6, 0), batch=1, crop=1)
     with pytest.raises(ValueError, match=r"count must be at least 1, got 0"):

@@ -112,7 +112,7 @@ def batches(
         skipped: where unreadable files are named and counted; None: the first is an error.
 
     Raises:
-        ValueError: an argument out of range, or an order of another count.
+        TypeError, ValueError: an argument that is no integer or out of range, or an order of another count.
         SampleError, TooManySkipped: while iterating, as ``skipped`` says, or if :data:`ATTEMPTS` images in turn fail
             (all there are, if fewer).
     """
@@ -123,6 +123,8 @@ def batches(
         ("start", start, 0),
         ("workers", workers, 0),
     ):
+        if not isinstance(value, int):
+            raise TypeError(f"{name} must be an integer, got {value!r}")
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
     if not 0 <= rank < world:

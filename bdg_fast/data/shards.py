@@ -274,7 +274,7 @@ def _write_shard(path: Path, *, source: ImageFolder | PairedFolder, numbers: lis
             else:
                 file = source.files[number]
                 files = {"": file}
-            told = {"file": str(file)} | ({"kind": source.kinds[0]} if source.kinds else {})
+            told = {"file": f"{file.parent.name}/{file.name}"} | ({"kind": source.kinds[0]} if source.kinds else {})
             _add(tar, f"{number:08d}.json", json.dumps(told).encode())
             for role, copied in files.items():
                 _add(tar, f"{number:08d}.{role}{copied.suffix[1:].lower()}", copied.read_bytes())
