@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from bdg_fast.data.datasets import ImageFolder, Mixture, NoisyFolder, PairedFolder, SampleError, View, reflected
+from bdg_fast.data.crops import View, reflected
+from bdg_fast.data.datasets import ImageFolder, Mixture, NoisyFolder, PairedFolder, SampleError
 from bdg_fast.data.pairing import RULES
 
 HEIGHT, WIDTH = 13, 17
@@ -94,6 +95,7 @@ def test_pairs_are_cropped_and_turned_alike(tmp_path):
         assert torch.equal(sample.clean[:2], sample.degraded[:2])
         assert (sample.degraded[2] == 100 + sample.clean[2]).all()
         assert sample.kind == 0
+    assert pairs.name(1) == str(tmp_path / "input" / "1.bmp")
 
 
 @pytest.mark.parametrize(
@@ -199,6 +201,8 @@ def test_a_mixture_holds_to_its_weights(folder):
     assert [sample.number for sample in samples] == list(range(20))
     assert [int(sample.clean[2, 0, 0]) for sample in samples[:5]] == [0, 2, 0, 2, 0]
     assert [int(sample.clean[2, 0, 0]) for sample in samples[10:15]] == [0, 2, 4, 1, 3]
+    assert [mixture.name(number) for number in (1, 12, 19)] == [small.name(1), large.name(2), small.name(0)]
+    assert small.name(1).endswith("deep0/2.png")
     assert len(Mixture([small, large])) == 7
     assert Mixture([ImageFolder(folder)]).read(3, 0, 4).kind == -1
 

@@ -6,13 +6,13 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from .crops import NOISE, Pixels, View
 from .images import ImageReadError, list_images, read_image
 from .order import Order, mixed
 from .pairing import match_pairs
@@ -21,10 +21,6 @@ __all__ = ["Dataset", "ImageFolder", "Mixture", "NoisyFolder", "Order", "PairedF
 
 UNKNOWN = -1
 """The kind of a sample whose degradation is not known, or not made yet."""
-TOP, LEFT, TURN, NOISE = range(4)
-"""What a sample's seed is mixed with, by what is drawn from it."""
-Pixels = np.ndarray[Any, np.dtype[Any]]
-"""``[C, H, W]``. Work on single images is numpy's: torch would start its own threads in each thread that reads."""
 
 
 class Sample(NamedTuple):
@@ -82,6 +78,9 @@ class Dataset(Protocol):
             SampleError: a file of it cannot be used; the message names it.
         """
 
+    def name(self, number: int) -> str:
+        """What to call the image ``number``: its file, the degraded one where there are two."""
+
 
 class ImageFolder:
     """Clean images, whose degradations are made later.
@@ -121,6 +120,10 @@ class ImageFolder:
         clean = file_pixels(self.files[number])
         view = View.drawn(seed, clean.shape[1], clean.shape[2], crop, flip=self.flip, rotate=self.rotate)
         return Sample(view.of(clean), None, len(self.kinds) - 1, number, seed)
+
+    def name(self, number: int) -> str:
+        """As :meth:`Dataset.name`."""
+        return str(self.files[number])
 
 
 class NoisyFolder(ImageFolder):
@@ -211,6 +214,10 @@ class PairedFolder:
         view = View.drawn(seed, clean.shape[1], clean.shape[2], crop, flip=self.flip, rotate=self.rotate)
         return paired_sample(view, clean, degraded, len(self.kinds) - 1, number, seed, str(input), str(target))
 
+    def name(self, number: int) -> str:
+        """As :meth:`Dataset.name`."""
+        return str(self.pairs[number][0])
+
 
 class Mixture:
     """Several data sets as one.
@@ -252,61 +259,20 @@ class Mixture:
     def read(self, number: int, seed: int, crop: int) -> Sample:
         """As :meth:`Dataset.read`; ``number`` counts the parts' images one part after another, with repetitions."""
         check_request(number, len(self), crop)
-        which = next(i for i, end in enumerate(self._ends) if number < end)
-        own = number - (self._ends[which - 1] if which else 0)
-        sample = self.parts[which].read(own % len(self.parts[which]), seed, crop)
+        which, own = self._place(number)
+        sample = self.parts[which].read(own, seed, crop)
         kind = self._kind[which][sample.kind] if sample.kind >= 0 else UNKNOWN
         return sample._replace(kind=kind, number=number)
 
+    def name(self, number: int) -> str:
+        """As :meth:`Dataset.name`."""
+        which, own = self._place(number)
+        return self.parts[which].name(own)
 
-class View(NamedTuple):
-    """What is seen of an image: a window, continued by reflection, mirrored, then turned by quarters."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-    crop: int
-    mirrored: bool
-    quarters: int
-
-    @staticmethod
-    def drawn(seed: int, height: int, width: int, crop: int, *, flip: bool, rotate: bool) -> View:
-        """The view of a ``height x width`` image that ``seed`` says."""
-        tall, wide = min(crop, height), min(crop, width)
-        turn = mixed(seed, TURN)
-        return View(
-            mixed(seed, TOP) % (height - tall + 1),
-            mixed(seed, LEFT) % (width - wide + 1),
-            tall,
-            wide,
-            crop,
-            flip and bool(turn & 1),
-            (turn >> 1) & 3 if rotate else 0,
-        )
-
-    def of(self, image: Pixels, factor: int = 1) -> Tensor:
-        """uint8 ``[3, crop, crop]`` of ``[C, H / factor, W / factor]``, uint8 or uint16, C = 1 or 3."""
-        if factor == 1:
-            seen = eight_bits(image[:, self.top : self.top + self.height, self.left : self.left + self.width])
-        else:
-            seen = self._enlarged(eight_bits(image), factor)
-        seen = seen.repeat(3, 0) if len(seen) == 1 else seen
-        if self.height < self.crop:
-            seen = seen[:, reflected(self.height, self.crop)]
-        if self.width < self.crop:
-            seen = seen[:, :, reflected(self.width, self.crop)]
-        if self.mirrored:
-            seen = seen[:, :, ::-1]
-        return torch.from_numpy(np.ascontiguousarray(np.rot90(seen, self.quarters, (1, 2))))
-
-    def _enlarged(self, image: Pixels, factor: int) -> Pixels:
-        """The window of the image enlarged by bicubic interpolation, which sees beyond the window."""
-        left, top = self.left / factor, self.top / factor
-        box = (left, top, left + self.width / factor, top + self.height / factor)
-        planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in image]
-        size = (self.width, self.height)
-        return np.stack([np.array(plane.resize(size, Image.Resampling.BICUBIC, box)) for plane in planes])
+    def _place(self, number: int) -> tuple[int, int]:
+        """The part, and the image of it."""
+        which = next(i for i, end in enumerate(self._ends) if number < end)
+        return which, (number - (self._ends[which - 1] if which else 0)) % len(self.parts[which])
 
 
 def paired_sample(
@@ -336,18 +302,6 @@ def check_request(number: int, count: int, crop: int) -> None:
         raise IndexError(f"number must be in 0..{count - 1}, got {number}")
     if crop < 1:
         raise ValueError(f"crop must be at least 1, got {crop}")
-
-
-def eight_bits(image: Pixels) -> Pixels:
-    """uint8 of uint8 or uint16, rounded."""
-    return image if image.dtype == np.uint8 else ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def reflected(length: int, wanted: int) -> Pixels:
-    """Indices ``0 .. length - 1``, there and back again (edges once) until there are ``wanted``."""
-    period = max(2 * length - 2, 1)
-    at = np.arange(wanted) % period
-    return np.minimum(at, period - at)
 
 
 def file_pixels(path: Path) -> Pixels:
