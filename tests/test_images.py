@@ -8,7 +8,14 @@ import torch
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from bdg_fast.data.images import ImageReadError, as_unit_rgb, bundled_photographs, list_images, read_image
+from bdg_fast.data.images import (
+    ImageReadError,
+    as_unit_rgb,
+    bundled_photographs,
+    decode_image,
+    list_images,
+    read_image,
+)
 
 GRAY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 
@@ -68,6 +75,14 @@ def test_reads_gray_16_bit_palette_and_alpha(tmp_path):
     assert torch.equal(read_image(tmp_path / "alpha.png"), read_image(tmp_path / "rgb.png"))
     rgb.convert("P").save(tmp_path / "palette.png")
     assert read_image(tmp_path / "palette.png").shape == (3, 3, 4)
+
+
+def test_bytes_are_read_as_their_file(tmp_path):
+    Image.fromarray(GRAY).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    assert torch.equal(decode_image(data, "a"), read_image(tmp_path / "a.png"))
+    with pytest.raises(ImageReadError, match=r"^member a: "):
+        decode_image(data[:40], "member a")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -65,7 +65,7 @@ PACKAGE = {
     "schedule": set(),
     "sampler": {"kernel", "schedule"},
     "texture": {"kernel"},
-    "data": {"kernel"},
+    "data": {"files", "kernel"},
     "evaluation": {"", "texture", "data", "kernel"},
     "restorer": {"backends", "data", "graphs", "memory", "models", "sampler", "tiles", "transfers"},
     "cli": {"", "backends", "texture", "data", "evaluation", "files", "kernel", "memory", "restorer"},

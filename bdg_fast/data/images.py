@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 import threading
 import warnings
@@ -90,8 +91,17 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
         ImageReadError: the file is missing, damaged, not an image, of floating-point or 32-bit pixels, or
             suspiciously large.
     """
+    return _pixels(path, os.fspath(path))
+
+
+def decode_image(data: bytes, name: str) -> Tensor:
+    """As :func:`read_image`, of a file's bytes; ``name`` is what errors call it."""
+    return _pixels(io.BytesIO(data), name)
+
+
+def _pixels(file_or_path: str | os.PathLike[str] | io.BytesIO, name: str) -> Tensor:
     try:
-        with _opened(path) as file:
+        with _opened(file_or_path) as file:
             file.load()
             # not ImageOps.exif_transpose: it writes EXIF anew and so fails on any ill-typed entry
             turn = turn_of(file)
@@ -99,10 +109,10 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
             if image.mode.startswith("I;16") or image.mode == "I":
                 pixels = np.array(image)
                 if pixels.min(initial=0) < 0 or pixels.max(initial=0) > 65535:
-                    raise ImageReadError(f"{os.fspath(path)}: gray values beyond 16 bits are not supported")
+                    raise ImageReadError(f"{name}: gray values beyond 16 bits are not supported")
                 pixels = pixels.astype(np.uint16)
             elif image.mode == "F":  # floating pixels have no defined white
-                raise ImageReadError(f"{os.fspath(path)}: floating-point pixels are not supported")
+                raise ImageReadError(f"{name}: floating-point pixels are not supported")
             else:
                 if image.mode == "P" and "transparency" in image.info:
                     image = image.convert("RGBA")
@@ -111,7 +121,7 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
     except ImageReadError:
         raise
     except Exception as error:  # Pillow's decoders raise many types on damaged files, struct.error among them
-        raise ImageReadError(f"{os.fspath(path)}: {error}") from error
+        raise ImageReadError(f"{name}: {error}") from error
     return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
 
 
@@ -134,7 +144,7 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
     return UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
 
 
-def _opened(path: str | os.PathLike[str]) -> Image.Image:
+def _opened(path: str | os.PathLike[str] | io.BytesIO) -> Image.Image:
     """The file with its header read; a suspiciously large one is an error rather than a warning."""
     with _OPENING, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
