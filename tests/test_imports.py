@@ -67,7 +67,8 @@ PACKAGE = {
     "data": {"kernel"},
     "evaluation": {"", "texture", "data", "kernel"},
     "restorer": {"backends", "data", "graphs", "memory", "models", "sampler", "transfers"},
-    "cli": {"", "backends", "texture", "data", "evaluation", "files", "kernel", "memory", "restorer"},
+    "training": {"backends", "data", "files", "kernel", "losses", "models", "sampler", "schedule"},
+    "cli": {"", "backends", "texture", "data", "evaluation", "files", "kernel", "memory", "restorer", "training"},
 }
 
 
@@ -132,6 +133,12 @@ def test_the_rules_refuse_what_they_should():
         ("models", "losses"),
         ("losses", "models"),
         ("models", "cli"),
+        ("training", "restorer"),
+        ("training", "evaluation"),
+        ("restorer", "training"),
+        ("evaluation", "training"),
+        ("losses", "training"),
+        ("training", "cli"),
         ("", "cli"),
     ]:
         assert not allowed(importer, imported), (importer, imported)
