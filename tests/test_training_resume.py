@@ -16,6 +16,8 @@ from bdg_fast.training import Trainer, checkpoint
 from training_setup import config, losses, pictures, trainer
 
 TOTAL = 9  # steps
+KILLED = {"step:6": 4, "write:6": 2, "pointer:2": 3}
+"""In the midst of a step, of a file, or between a checkpoint and its pointer: which one, and the step saved last."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,16 +60,23 @@ def test_a_stopped_run_goes_on_exactly(whole, tmp_path, until):
     same_ends(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("where", ["step:6", "write:6", "pointer:2"])
-def test_a_killed_run_goes_on_exactly(whole, tmp_path, where):
-    output, setup = tmp_path / "run", Path(__file__).with_name("training_setup.py")
-    done = subprocess.run([sys.executable, setup, output, where], capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """Folder of runs that were killed, named by where."""
+    root, setup = tmp_path_factory.mktemp("killed"), Path(__file__).with_name("training_setup.py")
+    done = subprocess.run([sys.executable, setup, root, *KILLED], capture_output=True, text=True)
+    assert done.stdout.split() == [str(int(signal.SIGKILL))] * len(KILLED), done.stderr
+    return root
+
+
+@pytest.mark.parametrize("where", KILLED)
+def test_a_killed_run_goes_on_exactly(whole, killed, where):
+    output = killed / where
     left = sorted(path.name for path in (output / "checkpoints").iterdir())
     assert any(name.startswith(".writing") for name in left) == where.startswith("write")
     saved, problems = checkpoint.load(output / "checkpoints")
     # saved after steps 2, 3 and 4; the sixth file is the third of step 3, and the second renaming is its folder's
-    assert saved is not None and saved.state["step"] == {"step:6": 4, "write:6": 2, "pointer:2": 3}[where]
+    assert saved is not None and saved.state["step"] == KILLED[where]
     assert not problems
     trainer(output).run()
     same_ends(output, whole)

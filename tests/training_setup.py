@@ -1,10 +1,13 @@
 """What the tests of training share: a tiny run on small images."""
 
+import os
+import signal
 import sys
+from pathlib import Path
 
 import torch
 
-from bdg_fast.training import TrainConfig, Trainer
+from bdg_fast.training import TrainConfig, Trainer, checkpoint
 from bdg_fast.training.data import Pictures
 from bdg_fast.training.log import read_log
 from bdg_fast.training.settings import build
@@ -58,11 +61,6 @@ def losses(output, after=0):
 
 def killed(output, where):
     """Train in this process, which is killed in the midst of something: `where` is its name and when."""
-    import os
-    import signal
-    from pathlib import Path
-
-    from bdg_fast.training import checkpoint
 
     def die(*_, **__):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -87,9 +85,17 @@ def killed(output, where):
         checkpoint._write = at(checkpoint._write, half)
     elif what == "pointer":  # the folder has its name, the pointer not yet
         os.rename = at(os.rename, lambda *names: (os.replace(*names), die()))
-    torch.set_num_threads(1)
     trainer(output).run()
 
 
-if __name__ == "__main__":
-    killed(*sys.argv[1:])
+if __name__ == "__main__":  # a process for each kind of death; importing once costs less
+    torch.set_num_threads(1)
+    root, *kinds = sys.argv[1:]
+    for kind in kinds:
+        child = os.fork()
+        if child == 0:
+            try:
+                killed(Path(root, kind), kind)
+            finally:
+                os._exit(0)
+        print(-os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
