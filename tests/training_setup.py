@@ -23,7 +23,7 @@ def settings(output, **changes):
         "seed": 3,
         "device": "cpu",
         "network": {"width": 16, "multipliers": [1, 1]},
-        "encoder": {"angles": 2, "scales": [1], "levels": 8, "width": 16, "base": 8, "projection": 8},
+        "encoder": {"angles": 2, "scales": [1], "levels": 8, "width": 16, "base": 16, "projection": 8},
         "data": {"degradations": ["noise", "blur", "haze"], "held_out": 2},
         "stages": {
             name: {"coefficients": name, **STAGE, **stages} for name in ("generation", "bridging", "restoration")

@@ -82,9 +82,9 @@ class RunLog:
             self._writer.close()
 
 
-def read_log(folder: Path) -> list[dict[str, Any]]:
+def read_log(folder: str | Path) -> list[dict[str, Any]]:
     """All that was logged of a run, a dictionary a line, in order."""
-    return list(_lines(folder / FILE))
+    return _lines(Path(folder) / FILE)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

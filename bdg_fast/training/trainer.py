@@ -203,7 +203,7 @@ class _Run:
         module = StageModule(self.parts, config, stage, self.ranks.device)
         wrapped: nn.Module = module
         if world > 1:
-            wrapped = DistributedDataParallel(module, broadcast_buffers=False)
+            wrapped = DistributedDataParallel(module)
         batches = iter(
             self.source.batches(
                 batch=stage.batch // (world * stage.accumulate),

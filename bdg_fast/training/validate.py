@@ -30,7 +30,7 @@ def psnr(images: Tensor, target: Tensor) -> Tensor:
     Args:
         images, target: floating ``[B, C, H, W]`` in [0, 1].
     """
-    error = (images - target).double().square().flatten(1).mean(1)
+    error = (images.double() - target.double()).square().flatten(1).mean(1)
     return -10 * error.log10()
 
 
