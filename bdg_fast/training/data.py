@@ -69,8 +69,9 @@ class Source(Protocol):
     def batches(self, *, batch: int, crop: int, rank: int, world: int, start: int, seed: int) -> Iterator[BatchLike]:
         """Endless batches of one rank, from the ``start``-th.
 
-        Those of all ranks in turn are consecutive positions: the ``n``-th of a rank has ``(n world + rank) batch`` to
-        ``(n world + rank + 1) batch - 1``. What stands at a position depends on it, ``crop`` and ``seed`` alone.
+        The ``n``-th batches of all ranks together are the positions ``n world batch`` to ``(n + 1) world batch - 1``.
+        What stands at a position depends on it, ``crop`` and ``seed`` alone. An iterator that has ``close()`` is closed
+        when its stage ends.
 
         Args:
             batch: images of one rank.

@@ -19,6 +19,7 @@ from bdg_fast.kernels.forward_process import forward_process
 from bdg_fast.kernels.pixelwise import derived_seeds, uniforms
 
 from .. import losses
+from ..backends import keep_compiled
 from ..models import DegradationClassifier, Fingerprint, GLCMEncoder, Projection, UNet
 from ..sampler import ResidualSampler
 from ..schedule import ResidualSchedule
@@ -99,6 +100,7 @@ class StageModule(nn.Module):
         self.fingerprint = Fingerprint(settings.angles, settings.scales, settings.levels, residual=settings.residual)
         self.evaluate = parts.unet.evaluate
         if config.compile:
+            keep_compiled()
             self.evaluate = torch.compile(self.evaluate, dynamic=False)
 
     @property

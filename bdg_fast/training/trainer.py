@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,6 +111,20 @@ class Trainer:
             return _Run(self, found).train(until)
 
 
+@dataclass(frozen=True)
+class _Active:
+    """The stage that is being trained."""
+
+    name: str
+    stage: Stage
+    first: int  # step that it begins at
+    module: StageModule
+    wrapped: nn.Module  # around it, where there are several processes
+    optimizer: torch.optim.Optimizer
+    used: Mapping[str, nn.Parameter]
+    batches: Iterator[BatchLike]
+
+
 class _Run:
     """State of a run in one process. ``step`` counts the finished ones of all stages."""
 
@@ -147,13 +162,13 @@ class _Run:
             checkpoint.clean(self.root)
         self.ranks.collected(None)  # nobody reads before that
         saved, problems = checkpoint.load(self.root)
+        found = self.ranks.collected(None if saved is None else saved.state["step"])
+        if len(set(found)) > 1:  # machines need one folder that all of them see
+            raise CheckpointError(f"the processes found checkpoints of different steps below {self.root}: {found}")
         if saved is None:
             if problems:
                 raise CheckpointError("no checkpoint is whole: " + "; ".join(problems))
             return
-        steps = self.ranks.collected(saved.state["step"])
-        if len(set(steps)) > 1:
-            raise CheckpointError(f"the processes found checkpoints of different steps below {self.root}: {steps}")
         if self.ranks.first:
             for step in checkpoint.steps(self.root):
                 if step > saved.state["step"]:  # not whole: they would be kept as the newest
@@ -196,78 +211,76 @@ class _Run:
         config, world = self.config, self.ranks.world
         used = self.parts.trained(stage)
         for full, parameter in self.parts.named_parameters():
-            parameter.requires_grad_(full in used)
+            parameter.requires_grad_(full in used).grad = None
         optimizer = make_optimizer(used, config.optimizer, stage.lr)
         if self.step > first:
             load_moments(optimizer, used, self.optimizer_state)
         module = StageModule(self.parts, config, stage, self.ranks.device)
-        wrapped: nn.Module = module
-        if world > 1:
-            wrapped = DistributedDataParallel(module)
-        batches = iter(
-            self.source.batches(
-                batch=stage.batch // (world * stage.accumulate),
-                crop=stage.crop,
-                rank=self.ranks.rank,
-                world=world,
-                start=(self.step - first) * stage.accumulate,
-                seed=int(derived_seeds(torch.tensor([config.seed]), index)),
-            )
+        wrapped: nn.Module = DistributedDataParallel(module) if world > 1 else module
+        batches = self.source.batches(
+            batch=stage.batch // (world * stage.accumulate),
+            crop=stage.crop,
+            rank=self.ranks.rank,
+            world=world,
+            start=(self.step - first) * stage.accumulate,
+            seed=int(derived_seeds(torch.tensor([config.seed]), index)),
         )
-        began, since = time.perf_counter(), self.step
-        stop = min(first + stage.steps, end)
-        while self.step < stop:
-            lr = learning_rate(stage, self.step - first)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            values = self._step(name, module, wrapped, optimizer, list(used.values()), batches)
-            self.counters["step"] += 1
-            ending = self.step == first + stage.steps
-            if self.log is not None and (self.step % config.log.every == 0 or ending):
-                speed = stage.batch * (self.step - since) / (time.perf_counter() - began)
-                self.log.numbers(self.step, name, {**values, "lr": lr, "images_per_s": speed})
-                began, since = time.perf_counter(), self.step
-            if self.held_out and (ending or self.step % config.validation.every == 0):
-                self._validate(name, stage)
-            if ending or self.step % config.checkpoint.every == 0:
-                self._save(moments(optimizer, used))
+        now = _Active(name, stage, first, module, wrapped, optimizer, used, iter(batches))
+        try:
+            self._steps(now, min(first + stage.steps, end))
+        finally:
+            close = getattr(now.batches, "close", None)
+            if close is not None:  # ends what reads ahead
+                close()
 
-    def _step(
-        self,
-        name: str,
-        module: StageModule,
-        wrapped: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        parameters: list[nn.Parameter],
-        batches: Iterator[BatchLike],
-    ) -> dict[str, float]:
+    def _steps(self, now: _Active, stop: int) -> None:
+        config, stage, seconds, since = self.config, now.stage, 0.0, self.step
+        while self.step < stop:
+            began = time.perf_counter()
+            lr = learning_rate(stage, self.step - now.first)
+            for group in now.optimizer.param_groups:
+                group["lr"] = lr
+            values = self._step(now)
+            self.counters["step"] += 1
+            seconds += time.perf_counter() - began
+            ending = self.step == now.first + stage.steps
+            if self.log is not None and (self.step % config.log.every == 0 or ending):
+                speed = stage.batch * (self.step - since) / seconds
+                self.log.numbers(self.step, now.name, {**values, "lr": lr, "images_per_s": speed})
+                seconds, since = 0.0, self.step
+            if self.held_out and (ending or self.step % config.validation.every == 0):
+                self._validate(now.name, stage)
+            if ending or self.step % config.checkpoint.every == 0:
+                self._save(moments(now.optimizer, now.used))
+
+    def _step(self, now: _Active) -> dict[str, float]:
         """One step: terms of its loss, and the norm of its gradient before it is limited."""
-        stage, device = module.stage, self.ranks.device
-        optimizer.zero_grad(set_to_none=True)
-        terms = torch.zeros(len(module.names), device=device)
+        stage, names, device = now.stage, now.module.names, self.ranks.device
+        now.optimizer.zero_grad(set_to_none=True)
+        terms = torch.zeros(len(names), device=device)
         numbers: list[int] = []
         for part in range(stage.accumulate):
-            batch = next(batches)
+            batch = next(now.batches)
             numbers += batch.numbers.tolist()
             pair, seeds = self._inputs(stage, batch), batch.seeds.to(device)
-            waits = part + 1 < stage.accumulate and isinstance(wrapped, DistributedDataParallel)
-            low = torch.autocast(device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
-            with wrapped.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
-                with low:
-                    found = wrapped(*pair, seeds, self.step)
+            with contextlib.ExitStack() as around:
+                if part + 1 < stage.accumulate and isinstance(now.wrapped, DistributedDataParallel):
+                    around.enter_context(now.wrapped.no_sync())
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16"):
+                    found = now.wrapped(*pair, seeds, self.step)
                 (found["loss"] / stage.accumulate).backward()
-            terms += torch.stack([found[each].detach().float() for each in module.names]) / stage.accumulate
+            terms += torch.stack([found[each].detach().float() for each in names]) / stage.accumulate
         own = terms.clone()
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = nn.utils.get_total_norm([p.grad for p in now.used.values() if p.grad is not None])
         *means, size = torch.cat((self.ranks.mean(terms), norm.float().view(1))).tolist()
-        values = {**dict(zip(module.names, means, strict=True)), "gradient": size}
+        values = {**dict(zip(names, means, strict=True)), "gradient": size}
         bad = [each for each, value in values.items() if not math.isfinite(value)]
         if bad:
-            self._not_finite(name, module, own, numbers, bad)
+            self._not_finite(now, own, numbers, bad)
         else:
             if self.config.optimizer.clip:
-                nn.utils.clip_grads_with_norm_(parameters, self.config.optimizer.clip, norm)
-            optimizer.step()
+                nn.utils.clip_grads_with_norm_(now.used.values(), self.config.optimizer.clip, norm)
+            now.optimizer.step()
             self.average.update(self.parts.unet, self.counters["updates"])
             self.counters["updates"] += 1
             self.counters["skipped_in_a_row"] = 0
@@ -282,23 +295,17 @@ class _Run:
         seeds = step_seeds(batch.seeds, self.step, DEGRADATION)
         return degraded_pair(batch, seeds, device, self.config.data.degradations, stage.degradations)
 
-    def _not_finite(self, name: str, module: StageModule, terms: Tensor, numbers: list[int], bad: list[str]) -> None:
+    def _not_finite(self, now: _Active, terms: Tensor, numbers: list[int], bad: list[str]) -> None:
         """Stop, or count a skipped step. Every rank comes here if one does, as all see the same means."""
-        mine = [each for each, value in zip(module.names, terms.tolist(), strict=True) if not math.isfinite(value)]
-        where = ""
-        if mine:
-            images = ", ".join(dict.fromkeys(map(self.source.name, numbers)))
-            where = f"; on process {self.ranks.rank}: {', '.join(mine)} of the images {images}"
-        where = "".join(self.ranks.collected(where))
+        images = ", ".join(dict.fromkeys(map(self.source.name, numbers)))
         if bad == ["gradient"]:
-            broken = (
-                full
-                for full, p in self.parts.named_parameters()
-                if p.grad is not None and not bool(p.grad.isfinite().all())
-            )
-            images = ", ".join(dict.fromkeys(map(self.source.name, numbers)))
-            where = f"; of {next(broken, 'no single parameter')}, with the images {images}"
-        message = f"step {self.step + 1} of stage {name}: {', '.join(bad)} not finite{where}"
+            broken = [full for full, p in now.used.items() if p.grad is not None and not bool(p.grad.isfinite().all())]
+            where = f"; of {broken[0] if broken else 'no single parameter'}, with the images {images}"
+        else:
+            mine = [each for each, x in zip(now.module.names, terms.tolist(), strict=True) if not math.isfinite(x)]
+            told = f"; on process {self.ranks.rank}: {', '.join(mine)} of the images {images}" if mine else ""
+            where = "".join(self.ranks.collected(told))
+        message = f"step {self.step + 1} of stage {now.name}: {', '.join(bad)} not finite{where}"
         self.counters["skipped"] += 1
         self.counters["skipped_in_a_row"] += 1
         if self.config.non_finite == "stop":
