@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from training_setup import losses, trainer
 
 from bdg_fast import UNet
 from bdg_fast.training import checkpoint
+from training_setup import losses, trainer
 
 pytestmark = pytest.mark.gpu
 

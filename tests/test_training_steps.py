@@ -1,5 +1,6 @@
 """What a step does: positions and seeds, accumulation, averages, rates, decay, and numbers that are not finite."""
 
+import functools
 import itertools
 import json
 import math
@@ -356,6 +357,21 @@ def test_ablations_are_settings_alone(tmp_path, name):
     assert saved is not None
     has_encoder = any(full.startswith("encoder.") for full in saved.parts)
     assert has_encoder == (name not in ("without fingerprint", "residual only"))
+
+
+def test_one_launch_of_the_optimizer_goes_on_exactly(tmp_path):
+    for folder, stops in (("whole", []), ("stopped", [3])):
+        for until in [*stops, None]:
+            one_stage(tmp_path / folder, optimizer={"fused": True}).run(until)
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+
+
+def test_a_compiled_network_has_the_same_losses(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    one_stage(tmp_path / "plain").run(until=1)
+    one_stage(tmp_path / "compiled", compile=True).run(until=1)
+    (expected,), (found,) = losses(tmp_path / "plain"), losses(tmp_path / "compiled")
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_batch_that_cannot_be_shared_is_named(monkeypatch, tmp_path):
