@@ -68,7 +68,8 @@ PACKAGE = {
     "data": {"files", "kernel"},
     "evaluation": {"", "texture", "data", "kernel"},
     "restorer": {"backends", "data", "graphs", "memory", "models", "sampler", "tiles", "transfers"},
-    "cli": {"", "backends", "texture", "data", "evaluation", "files", "kernel", "memory", "restorer"},
+    "training": {"backends", "data", "files", "kernel", "losses", "models", "sampler", "schedule"},
+    "cli": {"", "backends", "texture", "data", "evaluation", "files", "kernel", "memory", "restorer", "training"},
 }
 
 
@@ -133,6 +134,12 @@ def test_the_rules_refuse_what_they_should():
         ("models", "losses"),
         ("losses", "models"),
         ("models", "cli"),
+        ("training", "restorer"),
+        ("training", "evaluation"),
+        ("restorer", "training"),
+        ("evaluation", "training"),
+        ("losses", "training"),
+        ("training", "cli"),
         ("", "cli"),
     ]:
         assert not allowed(importer, imported), (importer, imported)

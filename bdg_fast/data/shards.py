@@ -25,15 +25,14 @@ from typing import NamedTuple
 
 from bdg_fast.files import write_atomically
 
+from .crops import Pixels, View
 from .datasets import (
     ImageFolder,
     PairedFolder,
-    Pixels,
     Result,
     Sample,
     SampleError,
     Task,
-    View,
     folder_at,
     paired_sample,
 )
@@ -256,7 +255,8 @@ def write_shards(
         raise FileExistsError(
             f"{str(target)!r} has shards already ({present[0].name}, ...): give another name or folder"
         )
-    order, shards = Order(len(source), seed), []
+    order = Order(len(source), seed)
+    shards: list[Path] = []
     for first in range(0, len(source), per_shard):
         path = target / f"{name}-{len(shards):06d}.tar"
         numbers = [order.number(at) for at in range(first, min(first + per_shard, len(source)))]

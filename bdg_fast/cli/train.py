@@ -1,0 +1,56 @@
+"""``bdg-fast train``: train a network by a file of settings."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+EXAMPLES = """examples:
+  bdg-fast train --config configs/demo.yaml
+  bdg-fast train --config configs/paper.yaml data.root=photos/ output=runs/first
+  bdg-fast train --config configs/demo.yaml stages.bridging.losses.bridging=0 output=runs/without-bridging
+  torchrun --nproc-per-node 8 -m bdg_fast.cli train --config configs/paper.yaml data.root=photos/
+
+A run whose folder holds checkpoints goes on from the newest, so the same command continues what was stopped. The folder
+gets the settings as they were understood (config.json), log.jsonl, samples/, checkpoints/, best/ and network/: the last
+two are what `bdg-fast restore --checkpoint` takes.
+
+exit code: 0 done, 2 bad usage or a run that had to stop (the message says why)
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command to ``bdg-fast``."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train a network on a folder of photographs",
+        description="Trains a network in stages: generation, bridging, restoration.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="settings, .yaml or .json")
+    parser.add_argument("settings", nargs="*", metavar="KEY.SUB=VALUE", help="settings that replace those of the file")
+    parser.add_argument("--check", action="store_true", help="check and print the settings, train nothing")
+    parser.add_argument(
+        "--allow-changes", action="store_true", help="go on with a run although its settings have changed"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check the settings, then train."""
+    from bdg_fast.training import Trainer, load_config
+    from bdg_fast.training.settings import as_dict
+
+    config = load_config(arguments.config, arguments.settings)
+    if arguments.check:
+        print(json.dumps(as_dict(config), indent=1))
+        return 0
+    result = Trainer(config, allow_changes=arguments.allow_changes).run()
+    skipped = f", {result.skipped} of them skipped" if result.skipped else ""
+    print(
+        f"{config.output}: {result.step} steps{skipped}; bdg-fast restore --checkpoint {Path(config.output, 'network')}"
+    )
+    return 0

@@ -1,0 +1,99 @@
+"""What a run tells: a line on the terminal and one of JSON every so often, pictures, and TensorBoard if wanted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..files import write_atomically
+
+FILE = "log.jsonl"
+
+
+def require_tensorboard() -> None:
+    """ImportError that says what to install, unless TensorBoard is."""
+    if find_spec("tensorboard") is None:
+        raise ImportError("TensorBoard is not installed: pip install 'bdg-fast[training]', or log.tensorboard=false")
+
+
+class RunLog:
+    """Numbers of steps, in ``log.jsonl`` (JSON of a step a line, of exact values), on the terminal and for TensorBoard.
+
+    Args:
+        folder: of the run.
+        after: the last step that the run goes on from: what was logged of later ones is removed, as they come again.
+        tensorboard: write for it; None: if it is installed.
+        quiet: nothing on the terminal.
+    """
+
+    def __init__(self, folder: Path, after: int, tensorboard: bool | None, quiet: bool = False) -> None:
+        """Open the files."""
+        self.folder, self.quiet = folder, quiet
+        path = folder / FILE
+        kept = [line for line in _lines(path) if line["step"] <= after]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  (closed by close)
+        self._writer: Any = None
+        if tensorboard or (tensorboard is None and find_spec("tensorboard") is not None):
+            require_tensorboard()
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1)
+
+    def numbers(self, step: int, stage: str, values: Mapping[str, float]) -> None:
+        """Of one step: losses, learning rate, speed, or measures of validation."""
+        self._file.write(json.dumps({"step": step, "stage": stage, **values}) + "\n")
+        self._file.flush()
+        if not self.quiet:
+            print(
+                f"step {step} {stage}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()),
+                flush=True,
+            )
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(f"{stage}/{name}", value, step)
+
+    def picture(self, step: int, image: Tensor) -> None:
+        """Write ``samples/step-N.png``; ``image`` is uint8 ``[3, H, W]``."""
+        from PIL import Image
+
+        folder = self.folder / "samples"
+        folder.mkdir(exist_ok=True)
+        pixels = image.permute(1, 2, 0).contiguous().numpy()
+        write_atomically(folder / f"step-{step:08d}.png", lambda file: Image.fromarray(pixels).save(file))
+        if self._writer is not None:
+            self._writer.add_image("samples", image, step)
+
+    def say(self, text: str) -> None:
+        """A line on the terminal."""
+        if not self.quiet:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def read_log(folder: str | Path) -> list[dict[str, Any]]:
+    """All that was logged of a run, a dictionary a line, in order."""
+    return _lines(Path(folder) / FILE)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Whole lines; one that a stop has cut off is left out."""
+    found = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+    return found

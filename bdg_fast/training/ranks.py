@@ -1,0 +1,81 @@
+"""The processes of one run: `torchrun`'s, or this one alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which process this is.
+
+    Attributes:
+        rank, world: its number, and how many there are.
+        device: that it computes on.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this one writes files and tells."""
+        return self.rank == 0
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over all ranks, in place."""
+        if self.world > 1:
+            dist.all_reduce(values)
+            values /= self.world
+        return values
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over all ranks, in place."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def collected(self, value: Any) -> list[Any]:
+        """What every rank has, in their order."""
+        if self.world == 1:
+            return [value]
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, value)
+        return found
+
+
+@contextlib.contextmanager
+def ranks(device: str) -> Iterator[Ranks]:
+    """Join the other processes, if `torchrun` started this one, and leave them at the end.
+
+    A process group that is there already is used, and stays.
+
+    Args:
+        device: ``"cpu"``, ``"cuda"`` (with several processes on one machine, each takes its own), ``"cuda:1"``.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    own = world > 1 and not dist.is_initialized()
+    chosen = torch.device(device)
+    if chosen.type == "cuda":
+        if ":" not in device:
+            chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) if world > 1 else 0)
+        torch.cuda.set_device(chosen)
+    if own:
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        if dist.is_available() and dist.is_initialized():
+            yield Ranks(dist.get_rank(), dist.get_world_size(), chosen)
+        else:
+            yield Ranks(0, 1, chosen)
+    finally:
+        if own:
+            dist.destroy_process_group()

@@ -1,0 +1,154 @@
+"""From a file and ``key.sub=value`` to a :class:`TrainConfig`, and back to a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .config import FREE, TrainConfig
+
+C = TypeVar("C")
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> TrainConfig:
+    """Read a YAML or JSON file and replace settings in it.
+
+    Args:
+        path: of the file.
+        overrides: ``key.sub=value`` each, with the value in YAML: ``stages.bridging.steps=0``,
+            ``data.degradations=[noise, jpeg]``.
+
+    Raises:
+        FileNotFoundError: no such file. ImportError: PyYAML is not installed. ValueError: no such setting, or a bad
+            value, by its dotted name.
+    """
+    path = Path(path)
+    text = path.read_text(encoding="utf-8")
+    values = json.loads(text) if path.suffix == ".json" else _parsed(text, str(path))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold settings by name, got {type(values).__name__}")
+    for override in overrides:
+        name, separator, value = override.partition("=")
+        if not separator or not name:
+            raise ValueError(f"settings must be given as key.sub=value, got {override!r}")
+        _replace(values, name, json.loads(value) if _plain(value) else _parsed(value, name))
+    return build(TrainConfig, values)
+
+
+def _plain(text: str) -> bool:
+    """Whether ``text`` is JSON, which needs no PyYAML."""
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _parsed(text: str, source: str) -> Any:
+    try:
+        import yaml
+    except ImportError:
+        raise ImportError("PyYAML is not installed, which reads settings: pip install 'bdg-fast[training]'") from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source} is no YAML: {error}") from None
+
+
+def _replace(values: dict[str, Any], name: str, value: Any) -> None:
+    *above, last = name.split(".")
+    for part in above:
+        inner = values.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ValueError(f"{name}: {part} has no settings inside")
+        values = inner
+    values[last] = value
+
+
+def build(kind: type[C], values: Mapping[str, Any], where: str = "") -> C:
+    """A dataclass of settings from plain values.
+
+    Raises:
+        ValueError: an unknown or missing name, or a bad value; the message begins with its dotted name.
+    """
+    hints = typing.get_type_hints(kind)
+    names = {each.name: each for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where or 'settings'} must be settings by name, got {values!r}")
+    for name in values:
+        if name not in names:
+            near = difflib.get_close_matches(str(name), names, 1)
+            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(names)}"
+            raise ValueError(f"{_join(where, name)} is no setting{hint}")
+    missing = [
+        name
+        for name, each in names.items()
+        if name not in values and each.default is each.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"{_join(where, missing[0])} must be given")
+    found = {name: _converted(hints[name], value, _join(where, name)) for name, value in values.items()}
+    try:
+        return kind(**found)
+    except ValueError as error:
+        raise ValueError(f"{where}.{error}" if where else str(error)) from None
+
+
+def _join(where: str, name: object) -> str:
+    return f"{where}.{name}" if where else str(name)
+
+
+def _converted(hint: Any, value: Any, where: str) -> Any:
+    """``value`` as ``hint`` has it; numbers may be written as texts that YAML does not take for numbers (1e-4)."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _converted(next(part for part in inner if part is not type(None)), value, where)
+    if dataclasses.is_dataclass(hint):
+        return build(typing.cast("type[Any]", hint), {} if value is None else value, where)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where} must be settings by name, got {value!r}")
+        return {str(name): _converted(inner[1], each, _join(where, name)) for name, each in value.items()}
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{where} must be a list, got {value!r}")
+        return tuple(_converted(inner[0], each, f"{where}[{index}]") for index, each in enumerate(value))
+    if hint is float and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    elif hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    elif isinstance(value, hint) and (hint is not int or not isinstance(value, bool)):
+        return value
+    word = {float: "a number", int: "an integer", bool: "true or false", str: "a text"}[hint]
+    raise ValueError(f"{where} must be {word}, got {value!r}")
+
+
+def as_dict(config: TrainConfig) -> dict[str, Any]:
+    """All settings, as JSON has them."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
+    """Dotted names of settings that differ between two runs' :func:`as_dict`, but for those of :data:`FREE`."""
+    found = []
+    for name in dict.fromkeys([*old, *new]):
+        full = _join(where, name)
+        if full in FREE or (name in old and name in new and old[name] == new[name]):
+            continue
+        if isinstance(old.get(name), Mapping) and isinstance(new.get(name), Mapping):
+            found += differences(old[name], new[name], full)
+        else:
+            found.append(full)
+    return found

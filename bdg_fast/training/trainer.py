@@ -1,0 +1,342 @@
+"""One loop over the stages of a run, which goes on exactly where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from bdg_fast.kernels.pixelwise import derived_seeds
+
+from ..backends import default_device
+from ..files import write_atomically
+from ..models.checkpoints import CheckpointError, save_unet
+from ..sampler import ResidualSampler
+from . import checkpoint
+from .config import Stage, TrainConfig
+from .data import BatchLike, Pair, Source, clean_images, degraded_pair, open_source
+from .log import RunLog, require_tensorboard
+from .optim import Average, learning_rate, load_moments, make_optimizer, moments
+from .ranks import Ranks, ranks
+from .settings import as_dict, differences
+from .stages import DEGRADATION, Parts, StageModule, schedule_of, step_seeds
+from .validate import HeldOut
+
+CONFIG, CHECKPOINTS, BEST, LAST = "config.json", "checkpoints", "best", "network"
+"""In a run's folder: its settings, its checkpoints, the averaged networks of the best validation and of the end."""
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient that is not finite; the message says which, at which step, and of which images."""
+
+
+class Result(NamedTuple):
+    """Where a run stands."""
+
+    step: int  # of all stages together
+    finished: bool
+    skipped: int  # steps whose loss or gradient was not finite
+    best: float | None  # PSNR in dB of the last validated stage's best averaged network
+
+
+class Trainer:
+    """Trains by settings.
+
+    A folder that holds checkpoints is gone on with from the newest whole one; on a CPU every later loss is then equal
+    to the bit to that of a run that was never stopped.
+
+    Args:
+        config: of the run.
+        source: images, instead of those that ``config.data`` names.
+        quiet: nothing on the terminal.
+        allow_changes: go on although settings that results depend on have changed since the run began.
+
+    Raises:
+        ValueError: settings that do not fit the images, the number of processes, or the run in the folder, by name.
+        ImportError: TensorBoard is asked for and not installed. FileNotFoundError: no images.
+    """
+
+    def __init__(
+        self, config: TrainConfig, *, source: Source | None = None, quiet: bool = False, allow_changes: bool = False
+    ) -> None:
+        """Check what can be checked before the network is built."""
+        self.config, self.quiet, self.allow_changes = config, quiet, allow_changes
+        if config.log.tensorboard:
+            require_tensorboard()
+        self.folder = Path(config.output)
+        self.source = open_source(config.data) if source is None else source
+        self.classes = self.source.classes or config.data.classes
+        for name, stage in config.active.items():
+            if "classification" in stage.losses.weights and len(self.classes) < 2:
+                raise ValueError(f"stages.{name}.losses.classification must be 0: the images have one class")
+        self._check_folder()
+
+    def _check_folder(self) -> None:
+        path = self.folder / CONFIG
+        if not path.exists():
+            return
+        changed = differences(json.loads(path.read_text(encoding="utf-8")), as_dict(self.config))
+        if changed and not self.allow_changes:
+            raise ValueError(
+                f"{', '.join(changed)} differ from those of the run in {self.folder}: "
+                "give another output, or allow changes"
+            )
+
+    def run(self, until: int | None = None) -> Result:
+        """Train to the end, or to step ``until`` (of all stages together), where nothing is saved.
+
+        Raises:
+            NonFiniteError: a loss or gradient was not finite, by ``config.non_finite``. CheckpointError: checkpoints
+                are there, and none is whole. OSError: a checkpoint could not be written; older ones are whole.
+            ValueError: a stage's ``batch`` cannot be shared out among the processes.
+        """
+        device = default_device() if self.config.device == "auto" else self.config.device
+        with ranks(device) as found:
+            for name, stage in self.config.active.items():
+                each = found.world * stage.accumulate
+                if stage.batch % each:
+                    raise ValueError(
+                        f"stages.{name}.batch must be a multiple of {each} (processes by accumulated parts), "
+                        f"got {stage.batch}"
+                    )
+            return _Run(self, found).train(until)
+
+
+@dataclass(frozen=True)
+class _Active:
+    """The stage that is being trained."""
+
+    name: str
+    stage: Stage
+    first: int  # step that it begins at
+    module: StageModule
+    wrapped: nn.Module  # around it, where there are several processes
+    optimizer: torch.optim.Optimizer
+    used: Mapping[str, nn.Parameter]
+    batches: Iterator[BatchLike]
+
+
+class _Run:
+    """State of a run in one process. ``step`` counts the finished ones of all stages."""
+
+    def __init__(self, trainer: Trainer, ranks: Ranks) -> None:
+        self.config, self.source, self.classes = trainer.config, trainer.source, trainer.classes
+        self.folder, self.ranks = trainer.folder, ranks
+        self.root = self.folder / CHECKPOINTS
+        self.parts = Parts(self.config, len(self.classes)).to(ranks.device)
+        if ranks.device.type == "cuda":
+            self.parts.to(memory_format=torch.channels_last)
+        self.average = Average(self.parts.unet, self.config.ema)
+        self.counters: dict[str, Any] = {
+            "step": 0, "updates": 0, "skipped": 0, "skipped_in_a_row": 0,
+            "best": None, "best_step": None, "best_stage": None,
+        }  # fmt: skip
+        self.optimizer_state: Mapping[str, Tensor] = {}
+        self._resume()
+        self.held_out = self._validation()
+        self.log: RunLog | None = None
+        if ranks.first:
+            text = json.dumps(as_dict(self.config), indent=1)
+            write_atomically(self.folder / CONFIG, lambda file: file.write_text(text + "\n", encoding="utf-8"))
+            self.log = RunLog(self.folder, self.step, self.config.log.tensorboard, trainer.quiet)
+            if self.step:
+                self.log.say(f"{self.folder}: goes on after step {self.step}")
+
+    @property
+    def step(self) -> int:
+        step: int = self.counters["step"]
+        return step
+
+    def _resume(self) -> None:
+        if self.ranks.first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            checkpoint.clean(self.root)
+        self.ranks.collected(None)  # nobody reads before that
+        saved, problems = checkpoint.load(self.root)
+        found = self.ranks.collected(None if saved is None else saved.state["step"])
+        if len(set(found)) > 1:  # machines need one folder that all of them see
+            raise CheckpointError(f"the processes found checkpoints of different steps below {self.root}: {found}")
+        if saved is None:
+            if problems:
+                raise CheckpointError("no checkpoint is whole: " + "; ".join(problems))
+            return
+        if self.ranks.first:
+            for step in checkpoint.steps(self.root):
+                if step > saved.state["step"]:  # not whole: they would be kept as the newest
+                    checkpoint.delete(self.root / f"step-{step:08d}")
+        for module, tensors in ((self.parts, saved.parts), (self.average.unet, saved.network)):
+            try:
+                module.load_state_dict(tensors)
+            except RuntimeError as error:
+                raise CheckpointError(f"{saved.folder} does not fit the settings: {error}") from None
+        self.counters |= saved.state
+        self.optimizer_state = saved.optimizer
+
+    def _validation(self) -> HeldOut | None:
+        settings = self.config.validation
+        if not settings.every:
+            return None
+        batch = self.source.held_out(settings.crop)
+        names = self.config.data.degradations
+        return None if batch is None else HeldOut(batch, names, self.ranks, settings.pictures)
+
+    def train(self, until: int | None) -> Result:
+        last = sum(stage.steps for stage in self.config.active.values())
+        end = last if until is None else min(until, last)
+        try:
+            first = 0
+            for index, (name, stage) in enumerate(self.config.active.items()):
+                if first + stage.steps > self.step < end:
+                    self._train_stage(index, name, stage, first, end)
+                first += stage.steps
+            if self.step == last and self.ranks.first:
+                save_unet(self.average.unet, self.folder / LAST)
+        finally:
+            if self.log is not None:
+                self.log.close()
+        counters = self.counters
+        return Result(self.step, self.step == last, counters["skipped"], counters["best"])
+
+    def _train_stage(self, index: int, name: str, stage: Stage, first: int, end: int) -> None:
+        """Steps ``self.step`` to the end of the stage that begins at ``first``, but none from ``end``."""
+        config, world = self.config, self.ranks.world
+        used = self.parts.trained(stage)
+        for full, parameter in self.parts.named_parameters():
+            parameter.requires_grad_(full in used).grad = None
+        optimizer = make_optimizer(used, config.optimizer, stage.lr)
+        if self.step > first:
+            load_moments(optimizer, used, self.optimizer_state)
+        module = StageModule(self.parts, config, stage, self.ranks.device)
+        wrapped: nn.Module = DistributedDataParallel(module) if world > 1 else module
+        batches = self.source.batches(
+            batch=stage.batch // (world * stage.accumulate),
+            crop=stage.crop,
+            rank=self.ranks.rank,
+            world=world,
+            start=(self.step - first) * stage.accumulate,
+            seed=int(derived_seeds(torch.tensor([config.seed]), index)),
+        )
+        now = _Active(name, stage, first, module, wrapped, optimizer, used, iter(batches))
+        try:
+            self._steps(now, min(first + stage.steps, end))
+        finally:
+            close = getattr(now.batches, "close", None)
+            if close is not None:  # ends what reads ahead
+                close()
+
+    def _steps(self, now: _Active, stop: int) -> None:
+        config, stage, seconds, since = self.config, now.stage, 0.0, self.step
+        while self.step < stop:
+            began = time.perf_counter()
+            lr = learning_rate(stage, self.step - now.first)
+            for group in now.optimizer.param_groups:
+                group["lr"] = lr
+            values = self._step(now)
+            self.counters["step"] += 1
+            seconds += time.perf_counter() - began
+            ending = self.step == now.first + stage.steps
+            if self.log is not None and (self.step % config.log.every == 0 or ending):
+                speed = stage.batch * (self.step - since) / seconds
+                self.log.numbers(self.step, now.name, {**values, "lr": lr, "images_per_s": speed})
+                seconds, since = 0.0, self.step
+            if self.held_out and (ending or self.step % config.validation.every == 0):
+                self._validate(now.name, stage)
+            if ending or self.step % config.checkpoint.every == 0:
+                self._save(moments(now.optimizer, now.used))
+
+    def _step(self, now: _Active) -> dict[str, float]:
+        """One step: terms of its loss, and the norm of its gradient before it is limited."""
+        stage, names, device = now.stage, now.module.names, self.ranks.device
+        now.optimizer.zero_grad(set_to_none=True)
+        terms = torch.zeros(len(names), device=device)
+        numbers: list[int] = []
+        for part in range(stage.accumulate):
+            batch = next(now.batches)
+            numbers += batch.numbers.tolist()
+            pair, seeds = self._inputs(stage, batch), batch.seeds.to(device)
+            with contextlib.ExitStack() as around:
+                if part + 1 < stage.accumulate and isinstance(now.wrapped, DistributedDataParallel):
+                    around.enter_context(now.wrapped.no_sync())
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16"):
+                    found = now.wrapped(*pair, seeds, self.step)
+                (found["loss"] / stage.accumulate).backward()
+            terms += torch.stack([found[each].detach().float() for each in names]) / stage.accumulate
+        own = terms.clone()
+        norm = nn.utils.get_total_norm([p.grad for p in now.used.values() if p.grad is not None])
+        *means, size = torch.cat((self.ranks.mean(terms), norm.float().view(1))).tolist()
+        values = {**dict(zip(names, means, strict=True)), "gradient": size}
+        bad = [each for each, value in values.items() if not math.isfinite(value)]
+        if bad:
+            self._not_finite(now, own, numbers, bad)
+        else:
+            if self.config.optimizer.clip:
+                nn.utils.clip_grads_with_norm_(now.used.values(), self.config.optimizer.clip, norm)
+            now.optimizer.step()
+            self.average.update(self.parts.unet, self.counters["updates"])
+            self.counters["updates"] += 1
+            self.counters["skipped_in_a_row"] = 0
+        return values
+
+    def _inputs(self, stage: Stage, batch: BatchLike) -> Pair:
+        """Images and classes of a part; without degraded ones where the stage does not read them."""
+        device = self.ranks.device
+        if stage.coefficients == "generation":
+            clean = clean_images(batch, device) * 2 - 1
+            return Pair(clean, clean, batch.kinds.to(device))
+        seeds = step_seeds(batch.seeds, self.step, DEGRADATION)
+        return degraded_pair(batch, seeds, device, self.config.data.degradations, stage.degradations)
+
+    def _not_finite(self, now: _Active, terms: Tensor, numbers: list[int], bad: list[str]) -> None:
+        """Stop, or count a skipped step. Every rank comes here if one does, as all see the same means."""
+        images = ", ".join(dict.fromkeys(map(self.source.name, numbers)))
+        if bad == ["gradient"]:
+            broken = [full for full, p in now.used.items() if p.grad is not None and not bool(p.grad.isfinite().all())]
+            where = f"; of {broken[0] if broken else 'no single parameter'}, with the images {images}"
+        else:
+            mine = [each for each, x in zip(now.module.names, terms.tolist(), strict=True) if not math.isfinite(x)]
+            told = f"; on process {self.ranks.rank}: {', '.join(mine)} of the images {images}" if mine else ""
+            where = "".join(self.ranks.collected(told))
+        message = f"step {self.step + 1} of stage {now.name}: {', '.join(bad)} not finite{where}"
+        self.counters["skipped"] += 1
+        self.counters["skipped_in_a_row"] += 1
+        if self.config.non_finite == "stop":
+            raise NonFiniteError(message)
+        if self.counters["skipped_in_a_row"] > self.config.most_skipped:
+            raise NonFiniteError(f"{message}; {self.config.most_skipped} steps before it were skipped for that already")
+        if self.log is not None:
+            self.log.say(f"skipped {message}")
+
+    def _validate(self, name: str, stage: Stage) -> None:
+        if self.held_out is None or stage.coefficients == "generation":
+            return
+        whole = ResidualSampler.of(self.config.network, self.config.validation.steps)
+        sampler = ResidualSampler(
+            schedule=schedule_of(self.config).stage(stage.coefficients),
+            steps=whole.steps, start_noise=whole.start_noise, time=whole.time,
+        )  # fmt: skip
+        scores = self.held_out.score(self.average.unet, sampler)
+        counters = self.counters
+        if counters["best_stage"] != name or counters["best"] is None or scores.psnr > counters["best"]:
+            counters |= {"best": scores.psnr, "best_step": self.step, "best_stage": name}
+            if self.ranks.first:
+                save_unet(self.average.unet, self.folder / BEST)
+        if self.log is not None:
+            measured = {"psnr": scores.psnr, "ssim": scores.ssim, "psnr_degraded": scores.psnr_degraded}
+            self.log.numbers(self.step, name, measured)
+            if scores.picture is not None:
+                self.log.picture(self.step, scores.picture)
+
+    def _save(self, optimizer: Mapping[str, Tensor]) -> None:
+        if not self.ranks.first:
+            return
+        checkpoint.save(self.root, self.counters, self.parts.state_dict(), optimizer, self.average.unet)
+        checkpoint.prune(self.root, self.config.checkpoint.keep, self.counters["best_step"])

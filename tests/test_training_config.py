@@ -1,0 +1,124 @@
+"""Settings: what the files of the project say, overrides, and errors that name what is wrong."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from bdg_fast import SIZES
+from bdg_fast.training import TrainConfig, load_config
+from bdg_fast.training.config import Losses, Stage
+from bdg_fast.training.settings import as_dict, build, differences
+from training_setup import settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("name", ["demo", "paper"])
+def test_the_files_of_the_project_are_good_and_come_back(name):
+    config = load_config(ROOT / "configs" / f"{name}.yaml")
+    assert build(TrainConfig, as_dict(config)) == config
+    assert [stage.coefficients for stage in config.stages.values()] == ["generation", "bridging", "restoration"]
+
+
+def test_the_published_configuration_is_the_paper_s():
+    config = load_config(ROOT / "configs/paper.yaml")
+    assert config.network == SIZES["L"]
+    assert [config.stages[name].steps for name in ("bridging", "restoration")] == [150_000, 150_000]
+    assert config.encoder == build(type(config.encoder), {})
+
+
+def test_published_weights_are_those_of_the_equations():
+    assert Losses().completed("generation").weights == {"generation": 1}
+    assert Losses().completed("bridging").weights == {"generation": 1, "bridging": 0.1, "classification": 0.1}
+    assert Losses().completed("restoration").weights == {"reconstruction": 1, "bridging": 0.1, "negative": 1}
+    partly = Stage(coefficients="restoration", steps=1, losses=Losses(bridging=0)).losses.weights
+    assert partly == {"reconstruction": 1, "negative": 1}
+
+
+def test_overrides_replace_what_a_file_says(tmp_path):
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(settings("x")))
+    changes = ["stages.bridging.lr=1e-4", "data.degradations=[jpeg, noise]", "output=y", "network.heads=both"]
+    changes += ["stages.restoration.losses.generation=0.5", "optimizer.fused=false", "seed=7", "data.root=null"]
+    config = load_config(file, changes)
+    assert config.stages["bridging"].lr == 1e-4 and config.stages["bridging"].steps == 3
+    assert config.data.degradations == ("jpeg", "noise") and config.output == "y" and config.seed == 7
+    assert config.optimizer.fused is False and config.data.root is None
+    assert config.stages["restoration"].losses.weights["generation"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("override", "match"),
+    [
+        ("stages.bridging.stepz=1", r"^stages.bridging.stepz is no setting; did you mean steps\?"),
+        ("stages.bridging.steps=1.5", r"^stages.bridging.steps must be an integer, got 1.5"),
+        ("stages.bridging.steps=true", r"^stages.bridging.steps must be an integer, got True"),
+        ("stages.bridging.steps=-1", r"^stages.bridging.steps must be at least 0"),
+        ("stages.bridging.lr=fast", r"^stages.bridging.lr must be a number, got 'fast'"),
+        ("stages.bridging.lr=nan", r"^stages.bridging.lr must be above 0"),
+        ("stages.bridging.schedule=linear", r"^stages.bridging.schedule must be one of 'cosine', 'constant'"),
+        ("stages.bridging.accumulate=3", r"^stages.bridging.batch must be a multiple of accumulate = 3, got 4"),
+        ("stages.bridging.batch=1", r"^stages.bridging.batch must be at least 2 .* bridging compare images"),
+        ("stages.bridging.losses.negative=-1", r"^stages.bridging.losses.negative must be at least 0"),
+        ("stages.bridging.losses=3", r"^stages.bridging.losses must be settings by name"),
+        ("stages.restoration.losses={reconstruction: 0, bridging: 0}", r"^stages.restoration.losses must train the"),
+        ("stages.generation.losses.bridging=1", r"^stages.generation.losses.bridging must be 0 in generation"),
+        ("stages.bridging.degradations=[rain]", r"^stages.bridging.degradations must be of .*, got rain"),
+        ("stages.more.steps=1", r"^stages.more.coefficients must be given"),
+        ("stages=[]", r"^stages must be settings by name"),
+        ("network.width=12", r"^network.width must be a positive multiple of 8"),
+        ("network.heads=noise", r"^network.heads must be 'residual' or 'both'"),
+        ("network.heads=both", r"^stages.restoration.losses.generation must be above 0 for network.heads='both'"),
+        ("data.degradations=[fog]", r"^data.degradations must be of .*, got 'fog'"),
+        ("data.degradations=[noise, chain]", r"^data.degradations must be 'chain' alone"),
+        ("data.degradations=[noise]", r"^stages.bridging.losses.classification must be 0 for the one degradation"),
+        ("data.source=folder", r"^data.root must name the folder"),
+        ("encoder.levels=1", r"^encoder.levels must be in 2..256"),
+        ("optimizer.betas=[0.9]", r"^optimizer.betas must be two numbers"),
+        ("non_finite=ignore", r"^non_finite must be one of 'stop', 'skip'"),
+        ("dtype=float16", r"^dtype must be one of 'float32', 'bfloat16'"),
+        ("seed", r"^settings must be given as key.sub=value, got 'seed'"),
+        ("seed.x=1", r"^seed.x: seed has no settings inside"),
+    ],
+)
+def test_bad_settings_are_named(tmp_path, override, match):
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(settings("x")))
+    with pytest.raises(ValueError, match=match):
+        load_config(file, [override])
+
+
+def test_a_run_needs_a_step(tmp_path):
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(settings("x", stages={"steps": 0})))
+    with pytest.raises(ValueError, match=r"^stages must have one of more than 0 steps"):
+        load_config(file)
+
+
+def test_without_pyyaml_it_is_told_what_to_install(monkeypatch, tmp_path):
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(settings("x")))
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    assert load_config(file, ["seed=5"]).seed == 5  # JSON needs nothing
+    with pytest.raises(ImportError, match=r"pip install 'bdg-fast\[training\]'"):
+        load_config(ROOT / "configs/demo.yaml")
+
+
+def test_bad_yaml_is_named(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("stages: [")
+    with pytest.raises(ValueError, match=r"run.yaml is no YAML"):
+        load_config(file)
+    file.write_text("- 1")
+    with pytest.raises(ValueError, match=r"must hold settings by name, got list"):
+        load_config(file)
+
+
+def test_differences_leave_out_what_results_do_not_depend_on():
+    old = as_dict(build(TrainConfig, settings("x")))
+    free = build(TrainConfig, settings("y", log={"every": 9}, checkpoint={"every": 7}, device="auto"))
+    assert differences(old, as_dict(free)) == []
+    changed = as_dict(build(TrainConfig, settings("x", stages={"lr": 1e-5}, ema=0.1)))
+    assert differences(old, changed) == [f"stages.{name}.lr" for name in old["stages"]] + ["ema"]

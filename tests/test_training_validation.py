@@ -1,0 +1,143 @@
+"""Validation: PSNR and SSIM against scikit-image, held-out images, the best network, pictures and TensorBoard."""
+
+import importlib.util
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from bdg_fast import ResidualSampler, UNet
+from bdg_fast.training import Trainer, checkpoint
+from bdg_fast.training.log import RunLog
+from bdg_fast.training.ranks import Ranks
+from bdg_fast.training.validate import HeldOut, psnr, ssim
+from training_setup import config, losses, pictures, trainer
+
+CPU = Ranks(0, 1, torch.device("cpu"))
+VALIDATION = {"every": 3, "crop": 16, "steps": 1, "pictures": 1}
+
+
+def pairs(photographs):
+    clean = photographs[:, :, 40:103, 10:95].float() / 255
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    return (clean + 0.1 * noise).clamp(0, 1), clean
+
+
+def test_psnr_and_ssim_are_scikit_image_s(photographs):
+    images, clean = pairs(photographs)
+    for x, y, decibel, alike in zip(images, clean, psnr(images, clean), ssim(images, clean), strict=True):
+        a, b = x.double().permute(1, 2, 0).numpy(), y.double().permute(1, 2, 0).numpy()
+        assert decibel.item() == pytest.approx(peak_signal_noise_ratio(b, a, data_range=1), abs=1e-9)
+        expected = structural_similarity(
+            b, a, data_range=1, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )
+        assert alike.item() == pytest.approx(expected, abs=1e-9)
+    assert psnr(clean, clean).isinf().all() and torch.allclose(ssim(clean, clean), torch.ones(3, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"images must have at least 11 x 11 pixels, got \[10, 85\]"):
+        ssim(images[:, :, :10], clean[:, :, :10])
+
+
+class Perfect:
+    """A network that knows the clean images."""
+
+    def __init__(self, clean):
+        self.clean = clean
+
+    def __call__(self, x_t, x_lq, time):
+        return types.SimpleNamespace(residual=x_lq - self.clean, noise=None)
+
+
+def test_a_perfect_network_scores_as_one():
+    batch = pictures().held_out(16)
+    assert batch is not None
+    held = HeldOut(batch, ["noise", "haze"], CPU, 2)
+    sampler = ResidualSampler.of(UNet().config, 3)
+    scores = held.score(Perfect(batch.clean.float() / 127.5 - 1), sampler)
+    assert scores.psnr > 60 > scores.psnr_degraded and scores.ssim > 0.9999
+    assert scores.picture is not None and scores.picture.shape == (3, 32, 48)
+    assert torch.equal(scores.picture[:, :16, 32:], batch.clean[0])
+    again = HeldOut(batch, ["noise", "haze"], CPU, 0).score(Perfect(-torch.ones(3, 16, 16)), sampler)
+    assert again.psnr < 30 and again.picture is None and again.psnr_degraded == scores.psnr_degraded
+
+
+def test_each_image_is_scored_the_same_whatever_the_others():
+    batch = pictures().held_out(16)
+    assert batch is not None
+    whole = HeldOut(batch, ["noise"], CPU, 0)
+    alone = HeldOut(type(batch)(*(None if each is None else each[1:] for each in batch)), ["noise"], CPU, 0)
+    assert torch.equal(alone.degraded, whole.degraded[1:])
+
+
+def test_a_run_validates_keeps_the_best_and_writes_pictures(tmp_path):
+    output = tmp_path / "run"
+    result = trainer(output, validation=VALIDATION, checkpoint={"every": 1, "keep": 1}).run()
+    measured = [line for line in losses(output) if "psnr" in line]
+    assert [(line["step"], line["stage"]) for line in measured] == [(6, "bridging"), (9, "restoration")]
+    assert result.best == measured[-1]["psnr"]  # an earlier stage's network samples by other coefficients
+    assert sorted(path.name for path in (output / "samples").iterdir()) == ["step-00000006.png", "step-00000009.png"]
+    assert np.array(Image.open(output / "samples/step-00000009.png")).shape == (16, 48, 3)
+    assert UNet.from_pretrained(output / "best").config == config(output).network
+
+
+def test_the_best_checkpoint_is_kept(monkeypatch, tmp_path):
+    output, values = tmp_path / "run", iter([20.0, 30.0, 25.0, 26.0, 27.0, 28.0])
+    score = HeldOut.score
+    monkeypatch.setattr(HeldOut, "score", lambda *a: score(*a)._replace(psnr=next(values)))
+    changes = {"validation": {**VALIDATION, "every": 1}, "checkpoint": {"every": 1, "keep": 1}}
+    run = config(output, stages={"steps": 4}, **changes)
+    run.stages.pop("bridging")
+    result = Trainer(run, source=pictures(), quiet=True).run(until=7)
+    assert result.best == 30 and checkpoint.steps(output / "checkpoints") == [6, 7]
+    kept = checkpoint.read(output / "checkpoints/step-00000006")
+    best = UNet.from_pretrained(output / "best").state_dict()
+    assert all(torch.equal(best[name], tensor) for name, tensor in kept.network.items())
+
+
+def test_without_held_out_images_nothing_is_validated(tmp_path):
+    run = config(tmp_path, validation=VALIDATION)
+    assert Trainer(run, source=pictures(held_out=0), quiet=True).run(until=6).best is None
+
+
+def test_tensorboard_is_optional_and_named_where_it_is_asked_for(monkeypatch, tmp_path):
+    find = importlib.util.find_spec
+    monkeypatch.setattr("bdg_fast.training.log.find_spec", lambda name: None if name == "tensorboard" else find(name))
+    with pytest.raises(ImportError, match=r"pip install 'bdg-fast\[training\]'"):
+        trainer(tmp_path, log={"tensorboard": True})
+    RunLog(tmp_path, 0, None, quiet=True).close()
+
+
+def test_tensorboard_gets_numbers_and_pictures(monkeypatch, tmp_path):
+    told = []
+
+    class Writer:
+        def __init__(self, folder, purge_step):
+            told.append(("begin", purge_step))
+
+        def add_scalar(self, name, value, step):
+            told.append((name, value, step))
+
+        def add_image(self, name, image, step):
+            told.append((name, tuple(image.shape), step))
+
+        def close(self):
+            told.append(("end",))
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Writer))
+    monkeypatch.setattr("bdg_fast.training.log.find_spec", lambda name: True)
+    log = RunLog(tmp_path, 4, None, quiet=True)
+    log.numbers(5, "bridging", {"loss": 0.5})
+    log.picture(5, torch.zeros(3, 4, 6, dtype=torch.uint8))
+    log.close()
+    assert told == [("begin", 5), ("bridging/loss", 0.5, 5), ("samples", (3, 4, 6), 5), ("end",)]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="needs TensorBoard")
+def test_tensorboard_itself(tmp_path):
+    log = RunLog(tmp_path, 0, True, quiet=True)
+    log.numbers(1, "bridging", {"loss": 0.5})
+    log.close()
+    assert list((tmp_path / "tensorboard").iterdir())

@@ -1,0 +1,101 @@
+"""What the tests of training share: a tiny run on small images."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from bdg_fast.training import TrainConfig, Trainer, checkpoint
+from bdg_fast.training.data import Pictures
+from bdg_fast.training.log import read_log
+from bdg_fast.training.settings import build
+
+STAGE = {"steps": 3, "batch": 4, "crop": 16, "warmup": 1, "lr": 1e-3}
+
+
+def settings(output, **changes):
+    """Of a run of three stages; `changes` replace settings, `stages` those of all stages."""
+    stages = changes.pop("stages", {})
+    values = {
+        "output": str(output),
+        "seed": 3,
+        "device": "cpu",
+        "network": {"width": 16, "multipliers": [1, 1]},
+        "encoder": {"angles": 2, "scales": [1], "levels": 8, "width": 16, "base": 16, "projection": 8},
+        "data": {"degradations": ["noise", "blur", "haze"], "held_out": 2},
+        "stages": {
+            name: {"coefficients": name, **STAGE, **stages} for name in ("generation", "bridging", "restoration")
+        },
+        "checkpoint": {"every": 2, "keep": 2},
+        "validation": {"every": 0},
+        "log": {"every": 1, "tensorboard": False},
+    }
+    return {**values, **changes}
+
+
+def config(output, **changes) -> TrainConfig:
+    return build(TrainConfig, settings(output, **changes))
+
+
+def pictures(number=9, held_out=2, size=24):
+    generator = torch.Generator().manual_seed(0)
+    small = torch.rand(number, 3, 4, 4, generator=generator)
+    images = torch.nn.functional.interpolate(small, (size, size), mode="bicubic").clamp(0, 1)
+    return Pictures(list((images * 255).round().to(torch.uint8)), held_out)
+
+
+def trainer(output, source=None, **changes):
+    return Trainer(config(output, **changes), source=source or pictures(), quiet=True)
+
+
+def losses(output, after=0):
+    """Logged steps, without what depends on time."""
+    return [
+        {name: value for name, value in line.items() if name != "images_per_s"}
+        for line in read_log(output)
+        if line["step"] > after
+    ]
+
+
+def killed(output, where):
+    """Train in this process, which is killed in the midst of something: `where` is its name and when."""
+
+    def die(*_, **__):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    what, _, when = where.partition(":")
+    count = {"calls": 0}
+
+    def at(call, instead):
+        def counted(*arguments, **options):
+            count["calls"] += 1
+            return (instead if count["calls"] == int(when) else call)(*arguments, **options)
+
+        return counted
+
+    def half(path: Path, content: bytes):
+        path.write_bytes(content[: len(content) // 2])
+        die()
+
+    if what == "step":
+        torch.optim.AdamW.step = at(torch.optim.AdamW.step, die)
+    elif what == "write":
+        checkpoint._write = at(checkpoint._write, half)
+    elif what == "pointer":  # the folder has its name, the pointer not yet
+        os.rename = at(os.rename, lambda *names: (os.replace(*names), die()))
+    trainer(output).run()
+
+
+if __name__ == "__main__":  # a process for each kind of death; importing once costs less
+    torch.set_num_threads(1)
+    root, *kinds = sys.argv[1:]
+    for kind in kinds:
+        child = os.fork()
+        if child == 0:
+            try:
+                killed(Path(root, kind), kind)
+            finally:
+                os._exit(0)
+        print(-os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
