@@ -173,20 +173,21 @@ class Data:
     """Training images.
 
     Attributes:
-        source: ``"photographs"`` (the eleven that come along), ``"folder"``, or the name of another source that
-            `bdg_fast.training.data.SOURCES` knows.
-        root: of a folder's images.
+        source: ``"photographs"`` (the eleven that come along), ``"folder"`` (clean images at any depth), ``"paired"``
+            (``input`` and ``target``), a collection's name (:func:`bdg_fast.data.layouts.open_layout`), or
+            ``"shards"``.
+        root: their folder.
         degradations: names of `bdg_fast.data.degrade`, one drawn for each image, at a random level; they are the
             classes of (7). Or ``("chain",)``: Real-ESRGAN's, with its eight states as classes.
         held_out: images that are not trained on, but restored to measure progress.
-        workers: processes that read images, for sources that have some.
+        workers: threads that read images ahead; the photographs that come along are read when asked.
     """
 
     source: str = "photographs"
     root: str | None = None
     degradations: tuple[str, ...] = ("noise", "blur", "jpeg", "rain", "haze", "lowlight")
     held_out: int = 2
-    workers: int = 0
+    workers: int = 4
 
     def __post_init__(self) -> None:
         """Refuse bad settings, by name."""

@@ -5,6 +5,7 @@ So a run that goes on at any step, or on another number of ranks, sees what it w
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,8 +16,13 @@ from torch import Tensor
 
 from bdg_fast.kernels.pixelwise import derived_seeds, uniforms
 
+from ..data.datasets import Dataset, Sample, Stream
 from ..data.degrade import RANGES, degrade, two_order_chain
-from ..data.images import bundled_photographs, list_images, read_image
+from ..data.images import bundled_photographs, read_image
+from ..data.layouts import LAYOUTS, open_layout
+from ..data.loader import Skipped, batches
+from ..data.order import Order
+from ..data.shards import ShardFolder
 from .config import CHAIN, Data
 
 KEPT = 256
@@ -180,11 +186,98 @@ def _turned(image: Tensor, way: int) -> Tensor:
     return image.mT if way & 4 else image
 
 
+class Collection:
+    """A data set of `bdg_fast.data`: what cannot be read is replaced, and named once in a warning.
+
+    Args:
+        images: numbered, or a stream of them, of which none can be held out.
+        held_out: of them, drawn over all, to measure progress.
+        workers: threads that read ahead.
+
+    Raises:
+        ValueError: no image is left to train on, or a stream cannot hold any out.
+    """
+
+    def __init__(self, images: Dataset | Stream, held_out: int = 0, workers: int = 4) -> None:
+        """Nothing is read yet."""
+        if isinstance(images, Stream) and held_out:
+            raise ValueError(f"data.held_out must be 0 for shards, which cannot hold images out, got {held_out}")
+        if held_out >= len(images):
+            raise ValueError(f"held_out must leave an image to train on, got {held_out} of {len(images)}")
+        self.images, self.workers = images, workers
+        # those of mixtures stand in parts: the last ones would be of one kind
+        numbers = range(len(images))
+        apart = numbers[:: len(images) // held_out][:held_out] if held_out else ()
+        self.apart = tuple(apart)
+        self.training = images if isinstance(images, Stream) else _Without(images, self.apart)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Those of paired images; none where degradations are made."""
+        return self.images.kinds if self.images.paired else ()
+
+    def batches(self, *, batch: int, crop: int, rank: int, world: int, start: int, seed: int) -> Iterator[BatchLike]:
+        """See :meth:`Source.batches`."""
+        images = self.training
+        skipped, told = Skipped(), 0
+        found = batches(
+            images, Order(len(images), seed), batch=batch, crop=crop, rank=rank, world=world,
+            start=start * batch * world, workers=self.workers, skipped=skipped,
+        )  # fmt: skip
+        for one in found:
+            for file, reason in list(skipped.reasons.items())[told:]:
+                warnings.warn(f"{file} cannot be read and is left out: {reason}", stacklevel=2)
+            told = len(skipped.reasons)
+            yield one
+
+    def held_out(self, crop: int) -> Batch | None:
+        """Images that are left out of :meth:`batches`; their seeds are their numbers."""
+        if not self.apart or isinstance(self.images, Stream):
+            return None
+        samples = [self.images.read(number, number, crop) for number in self.apart]
+        numbers = torch.tensor(self.apart)
+        degraded = [sample.degraded for sample in samples if sample.degraded is not None]
+        return Batch(
+            torch.stack([sample.clean for sample in samples]),
+            torch.stack(degraded) if degraded else None,
+            torch.tensor([sample.kind for sample in samples]),
+            numbers,
+            numbers,
+        )
+
+    def name(self, number: int) -> str:
+        """The file that is trained on; for streams the number."""
+        return f"image {number}" if isinstance(self.training, Stream) else self.training.name(number)
+
+
+class _Without:
+    """A data set but for some numbers, which others keep."""
+
+    def __init__(self, images: Dataset, apart: Sequence[int]) -> None:
+        self.images, self.paired, self.kinds = images, images.paired, images.kinds
+        self.numbers = tuple(sorted(set(range(len(images))) - set(apart))) if apart else range(len(images))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def read(self, number: int, seed: int, crop: int) -> Sample:
+        return self.images.read(self.numbers[number], seed, crop)
+
+    def name(self, number: int) -> str:
+        return self.images.name(self.numbers[number])
+
+
+def _collection(data: Data) -> Source:
+    root = data.root or ""
+    images = ShardFolder(root, kinds=data.degradations) if data.source == "shards" else open_layout(data.source, root)
+    return Collection(images, data.held_out, data.workers)
+
+
 SOURCES: dict[str, Callable[[Data], Source]] = {
     "photographs": lambda data: Pictures(bundled_photographs(), data.held_out),
-    "folder": lambda data: Pictures(list_images([data.root or ""]), data.held_out),
+    **dict.fromkeys(("folder", "paired", *LAYOUTS, "shards"), _collection),
 }
-"""What `Data.source` names."""
+"""What `Data.source` names: bundled photographs, layouts of `bdg_fast.data.layouts`, or shards."""
 
 
 def open_source(data: Data) -> Source:

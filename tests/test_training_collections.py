@@ -1,0 +1,71 @@
+"""Data sets of files as sources of a training run."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bdg_fast.data.shards import write_shards
+from bdg_fast.training.config import Data
+from bdg_fast.training.data import open_source
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Two kinds of degradation with six images each, of a gray that tells which."""
+    for place, kind in enumerate(("haze", "rain")):
+        for number in range(6):
+            for folder, gray in (("target", 20 * number), ("input", 20 * number + 10 + place)):
+                (tmp_path / kind / folder).mkdir(parents=True, exist_ok=True)
+                image = Image.fromarray(np.full((20, 24, 3), gray, np.uint8))
+                image.save(tmp_path / kind / folder / f"{number}.png")
+    return tmp_path
+
+
+def taken(source, count, **options):
+    found = source.batches(**{"batch": 2, "crop": 12, "rank": 0, "world": 1, "start": 0, "seed": 3, **options})
+    batches = [next(found) for _ in range(count)]
+    found.close()
+    return batches
+
+
+def test_pairs_bring_their_classes(pairs):
+    source = open_source(Data(source="paired", root=str(pairs), held_out=4))
+    assert source.classes == ("haze", "rain")
+    held = source.held_out(12)
+    assert held.clean.shape == (4, 3, 12, 12) and sorted(held.kinds.tolist()) == [0, 0, 1, 1]
+    epoch = taken(source, 4)
+    for batch in (*epoch, held):
+        assert torch.equal(batch.degraded[:, 0, 0, 0].long(), batch.clean[:, 0, 0, 0].long() + 10 + batch.kinds)
+    seen = [(int(k), int(c)) for batch in epoch for k, c in zip(batch.kinds, batch.clean[:, 0, 0, 0], strict=True)]
+    apart = {(int(k), int(c)) for k, c in zip(held.kinds, held.clean[:, 0, 0, 0], strict=True)}
+    assert len(set(seen)) == 8 and not apart & set(seen)
+    assert f"{seen[0][1] // 20}.png" in source.name(int(epoch[0].numbers[0]))
+
+
+def test_ranks_share_out_a_step_and_runs_resume(pairs):
+    source = open_source(Data(source="paired", root=str(pairs), held_out=0))
+    whole = taken(source, 3, batch=4)
+    ranks = [taken(source, 3, rank=rank, world=2) for rank in range(2)]
+    for one, *parts in zip(whole, *ranks, strict=True):
+        assert sorted(torch.cat([part.seeds for part in parts]).tolist()) == sorted(one.seeds.tolist())
+    assert torch.equal(taken(source, 1, batch=4, start=2)[0].clean, whole[2].clean)
+
+
+def test_what_cannot_be_read_is_named_once_and_replaced(pairs):
+    (pairs / "rain" / "input" / "3.png").write_bytes(b"no picture")
+    source = open_source(Data(source="paired", root=str(pairs), held_out=0))
+    with pytest.warns(UserWarning, match=r"3\.png cannot be read and is left out") as told:
+        assert len(taken(source, 12)) == 12  # two epochs
+    assert len(told) == 1
+
+
+def test_shards_and_a_wrong_tree(pairs, tmp_path):
+    write_shards(pairs / "haze" / "target", tmp_path / "shards", 3)
+    source = open_source(Data(source="shards", root=str(tmp_path / "shards"), held_out=0))
+    assert source.classes == () and source.held_out(12) is None
+    assert taken(source, 3)[0].degraded is None
+    with pytest.raises(ValueError, match=r"data\.held_out must be 0 for shards"):
+        open_source(Data(source="shards", root=str(tmp_path / "shards")))
+    with pytest.raises(FileNotFoundError, match="CDD-11|clear"):
+        open_source(Data(source="cdd11", root=str(tmp_path)))
