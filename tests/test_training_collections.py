@@ -61,11 +61,11 @@ def test_what_cannot_be_read_is_named_once_and_replaced(pairs):
 
 
 def test_shards_and_a_wrong_tree(pairs, tmp_path):
-    write_shards(pairs / "haze" / "target", tmp_path / "shards", 3)
+    write_shards(pairs / "haze" / "target", tmp_path / "shards", per_shard=3)
     source = open_source(Data(source="shards", root=str(tmp_path / "shards"), held_out=0))
     assert source.classes == () and source.held_out(12) is None
     assert taken(source, 3)[0].degraded is None
     with pytest.raises(ValueError, match=r"data\.held_out must be 0 for shards"):
         open_source(Data(source="shards", root=str(tmp_path / "shards")))
-    with pytest.raises(FileNotFoundError, match="CDD-11|clear"):
+    with pytest.raises(FileNotFoundError, match=r"clear"):
         open_source(Data(source="cdd11", root=str(tmp_path)))

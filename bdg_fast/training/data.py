@@ -246,8 +246,8 @@ class Collection:
         )
 
     def name(self, number: int) -> str:
-        """The file that is trained on; for streams the number."""
-        return f"image {number}" if isinstance(self.training, Stream) else self.training.name(number)
+        """The file; for streams the number."""
+        return f"image {number}" if isinstance(self.images, Stream) else self.images.name(number)
 
 
 class _Without:
