@@ -25,18 +25,8 @@ from typing import NamedTuple
 
 from bdg_fast.files import write_atomically
 
-from .datasets import (
-    ImageFolder,
-    PairedFolder,
-    Pixels,
-    Result,
-    Sample,
-    SampleError,
-    Task,
-    View,
-    folder_at,
-    paired_sample,
-)
+from .crops import Pixels, View
+from .datasets import ImageFolder, PairedFolder, Result, Sample, SampleError, Task, folder_at, paired_sample
 from .images import EXTENSIONS, ImageReadError, decode_image
 from .order import Order, mixed
 
@@ -256,7 +246,7 @@ def write_shards(
         raise FileExistsError(
             f"{str(target)!r} has shards already ({present[0].name}, ...): give another name or folder"
         )
-    order, shards = Order(len(source), seed), []
+    order, shards = Order(len(source), seed), list[Path]()
     for first in range(0, len(source), per_shard):
         path = target / f"{name}-{len(shards):06d}.tar"
         numbers = [order.number(at) for at in range(first, min(first + per_shard, len(source)))]
