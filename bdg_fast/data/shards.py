@@ -280,7 +280,6 @@ def _entries(shard: Path, read: Callable[[], bool]) -> Iterator[Entry | SampleEr
     """The images of a shard, with their bytes where ``read`` says so; last, what is wrong with it."""
     key, files = "", dict[str, Member]()
     try:
-        size = shard.stat().st_size
         with tarfile.open(shard, "r:") as tar:
             while (info := tar.next()) is not None:
                 stem, _, name = PurePosixPath(info.name).name.partition(".")
@@ -291,8 +290,6 @@ def _entries(shard: Path, read: Callable[[], bool]) -> Iterator[Entry | SampleEr
                     yield Entry(shard, key, files)
                     files = {}
                 key = own
-                if info.offset_data + info.size > size:
-                    raise tarfile.ReadError(f"ends within {info.name}")
                 file = tar.extractfile(info) if read() else None
                 files[name.lower()] = Member(info.offset_data, info.size, None if file is None else file.read())
             end = tar.offset
