@@ -112,6 +112,8 @@ def test_ranks_together_are_one_rank(world, workers):
         for rank in range(world):
             assert torch.equal(batch.numbers[rank::world], ranks[rank][step].numbers)
             assert torch.equal(batch.seeds[rank::world], ranks[rank][step].seeds)
+    seeds = torch.cat([batch.seeds for batch in whole])
+    assert seeds.tolist() == [Order(23, 0).seed_of(position) for position in range(len(seeds))]
     seen = torch.cat([batch.numbers for batch in whole])[:23]
     assert sorted(seen.tolist()) == list(range(23))
 
@@ -122,6 +124,14 @@ def test_resumes_at_any_step(bad):
     for step in range(0, 12, 5):
         resumed = take(12 - step, Numbers(17, bad), start=step * 4, skipped=Skipped(1.0), workers=2)
         assert same(resumed, whole[step:])
+
+
+def test_resumes_on_another_number_of_ranks():
+    whole = torch.cat([batch.numbers for batch in take(6, Numbers(17), batch=12)])
+    for world in (1, 2, 3):
+        for rank in range(world):
+            found = take(4, Numbers(17), batch=12 // world, rank=rank, world=world, start=24)
+            assert torch.equal(torch.cat([batch.numbers for batch in found]), whole[24:][rank::world])
 
 
 def test_threads_do_not_change_the_order():

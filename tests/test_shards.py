@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -68,6 +69,18 @@ def test_every_image_once_an_epoch(folder, buffer, workers):
     assert found != values(take(12, dataset, seed=1))
 
 
+def test_a_buffer_shuffles_anew(tmp_path):
+    shard(tmp_path / "a.tar", {f"{value:02d}.png": png(value) for value in range(30)})
+    for buffer in (5, 100):
+        found = values(take(20, ShardFolder(tmp_path, buffer=buffer)))
+        assert found[:30] != found[30:]
+        assert found[:30] != values(take(10, ShardFolder(tmp_path, buffer=buffer), seed=1))
+        for epoch in (found[:30], found[30:]):
+            rises = sum(later > value for value, later in pairwise(epoch))
+            assert 6 < rises < 27  # all 29 in the files' order
+            assert max(at - epoch.index(at) for at in range(30)) <= buffer  # none before it was read
+
+
 def test_without_a_buffer_shards_are_read_from_end_to_end(folder):
     found = values(take(6, ShardFolder(folder, buffer=0)))
     ends = [i for i in range(17) if found[i + 1] != found[i] + 1]
@@ -93,8 +106,14 @@ def test_resumes_without_decoding_what_was(folder, monkeypatch, start):
     decoded = []
     decode = module.decode_image
     monkeypatch.setattr(module, "decode_image", lambda data, name: decoded.append(name) or decode(data, name))
+    opened, read = [], []
+    entries, extract = module._entries, tarfile.TarFile.extractfile
+    monkeypatch.setattr(module, "_entries", lambda *given: opened.append(given) or entries(*given))
+    monkeypatch.setattr(tarfile.TarFile, "extractfile", lambda *given: read.append(given) or extract(*given))
     resumed = take(2, dataset, start=start)
     assert len(decoded) == 6
+    assert len(opened) <= 3 * len(dataset)  # one epoch before, two that are read
+    assert len(read) <= 2 * (6 + module.OTHERS + dataset.buffer + 1)  # an image and a JSON file each
     for one, other in zip(resumed, whole[start // 3 :], strict=False):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True) if a is not None)
 

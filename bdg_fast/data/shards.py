@@ -26,16 +26,7 @@ from typing import NamedTuple
 from bdg_fast.files import write_atomically
 
 from .crops import Pixels, View
-from .datasets import (
-    ImageFolder,
-    PairedFolder,
-    Result,
-    Sample,
-    SampleError,
-    Task,
-    folder_at,
-    paired_sample,
-)
+from .datasets import ImageFolder, PairedFolder, Result, Sample, SampleError, Task, folder_at, paired_sample
 from .images import EXTENSIONS, ImageReadError, decode_image
 from .order import Order, mixed
 
@@ -255,8 +246,7 @@ def write_shards(
         raise FileExistsError(
             f"{str(target)!r} has shards already ({present[0].name}, ...): give another name or folder"
         )
-    order = Order(len(source), seed)
-    shards: list[Path] = []
+    order, shards = Order(len(source), seed), list[Path]()
     for first in range(0, len(source), per_shard):
         path = target / f"{name}-{len(shards):06d}.tar"
         numbers = [order.number(at) for at in range(first, min(first + per_shard, len(source)))]
@@ -290,7 +280,6 @@ def _entries(shard: Path, read: Callable[[], bool]) -> Iterator[Entry | SampleEr
     """The images of a shard, with their bytes where ``read`` says so; last, what is wrong with it."""
     key, files = "", dict[str, Member]()
     try:
-        size = shard.stat().st_size
         with tarfile.open(shard, "r:") as tar:
             while (info := tar.next()) is not None:
                 stem, _, name = PurePosixPath(info.name).name.partition(".")
@@ -301,8 +290,6 @@ def _entries(shard: Path, read: Callable[[], bool]) -> Iterator[Entry | SampleEr
                     yield Entry(shard, key, files)
                     files = {}
                 key = own
-                if info.offset_data + info.size > size:
-                    raise tarfile.ReadError(f"ends within {info.name}")
                 file = tar.extractfile(info) if read() else None
                 files[name.lower()] = Member(info.offset_data, info.size, None if file is None else file.read())
             end = tar.offset
