@@ -95,7 +95,7 @@ def save(
 
 def load(root: Path) -> tuple[Saved | None, list[str]]:
     """The newest whole checkpoint below ``root``, or None, and what is wrong with newer ones."""
-    problems = []
+    problems: list[str] = []
     for step in sorted(steps(root), reverse=True):
         try:
             return read(root / f"step-{step:08d}"), problems

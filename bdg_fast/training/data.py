@@ -233,7 +233,7 @@ def degraded_pair(
         which, share = uniforms(derived_seeds(seeds, 0), 1, DRAW)[:, :2, 0].unbind(1)  # on the CPU: nothing waits
         kinds = torch.tensor(choice)[(which * len(choice)).long().clamp_max(len(choice) - 1)]
         degraded, own = torch.empty_like(clean), derived_seeds(seeds, 1)
-        for kind in kinds.unique().tolist():
+        for kind in sorted(set(kinds.tolist())):
             rows = (kinds == kind).nonzero()[:, 0]
             low, high = RANGES[names[kind]]
             there = rows.to(device)

@@ -44,7 +44,7 @@ class RunLog:
             require_tensorboard()
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1)  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1)
 
     def numbers(self, step: int, stage: str, values: Mapping[str, float]) -> None:
         """Of one step: losses, learning rate, speed, or measures of validation."""

@@ -134,7 +134,7 @@ class _Run:
         self.root = self.folder / CHECKPOINTS
         self.parts = Parts(self.config, len(self.classes)).to(ranks.device)
         if ranks.device.type == "cuda":
-            self.parts.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.parts.to(memory_format=torch.channels_last)
         self.average = Average(self.parts.unet, self.config.ema)
         self.counters: dict[str, Any] = {
             "step": 0, "updates": 0, "skipped": 0, "skipped_in_a_row": 0,
