@@ -1,13 +1,17 @@
 """Two processes equal one with the joined batch, validation included, and go on where one has stopped."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
+from bdg_fast.models import Fingerprint
 from bdg_fast.training import NonFiniteError, checkpoint
 from bdg_fast.training.stages import StageModule
-from training_setup import losses, trainer
+from training_setup import ended, forked, losses, trainer
 
 VALIDATION = {"every": 2, "crop": 16, "steps": 1}
 SMALL = {"validation": VALIDATION, "stages": {"steps": 2, "lr": 2e-4}}
@@ -43,7 +47,8 @@ def folder(tmp_path_factory):
     torch.set_num_threads(1)
     trainer(folder / "one", **SMALL).run()
     trainer(folder / "resumed", **SMALL).run(until=3)
-    mp.spawn(rank_main, (folder,), nprocs=2)
+    done = subprocess.run([sys.executable, __file__, folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     torch.set_num_threads(threads)
     return folder
 
@@ -66,3 +71,9 @@ def test_all_processes_stop_where_one_has_a_loss_that_is_not_finite(folder):
     told = [(folder / f"told{rank}").read_text() for rank in range(2)]
     assert told[0] == told[1]
     assert told[0].startswith("step 2 of stage generation: loss, gradient not finite; on process 1: loss of the images")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    Fingerprint(2, [1], 8)(torch.zeros(2, 3, 16, 16))  # loads what is compiled, before there are several
+    sys.exit(any([ended(child) for child in [forked(rank_main, rank, Path(sys.argv[1])) for rank in range(2)]]))

@@ -3,10 +3,12 @@
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 import torch
 
+from bdg_fast.models import Fingerprint
 from bdg_fast.training import TrainConfig, Trainer, checkpoint
 from bdg_fast.training.data import Pictures
 from bdg_fast.training.log import read_log
@@ -88,14 +90,26 @@ def killed(output, where):
     trainer(output).run()
 
 
-if __name__ == "__main__":  # a process for each kind of death; importing once costs less
+def forked(call, *arguments):
+    """Number of a process that runs `call` and ends; importing and compiling once costs less."""
+    child = os.fork()
+    if child == 0:
+        try:
+            call(*arguments)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return child
+
+
+def ended(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+if __name__ == "__main__":  # a process for each kind of death
     torch.set_num_threads(1)
+    Fingerprint(2, [1], 8)(torch.zeros(2, 3, 16, 16))  # loads what is compiled, before there are several
     root, *kinds = sys.argv[1:]
     for kind in kinds:
-        child = os.fork()
-        if child == 0:
-            try:
-                killed(Path(root, kind), kind)
-            finally:
-                os._exit(0)
-        print(-os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        print(-ended(forked(killed, Path(root, kind), kind)))

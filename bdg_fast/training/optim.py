@@ -88,5 +88,5 @@ class Average:
     def update(self, unet: UNet, updates: int) -> None:
         """Move towards the weights of ``unet``, after ``updates`` others."""
         decay = min(self.decay, (1 + updates) / (10 + updates))
-        mine, theirs = ([p.detach() for p in network.parameters()] for network in (self.unet, unet))
+        mine, theirs = ([p.detach() for p in each.parameters()] for each in (self.unet, unet))
         torch._foreach_lerp_(mine, theirs, 1 - decay)

@@ -65,8 +65,9 @@ def ranks(device: str) -> Iterator[Ranks]:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     own = world > 1 and not dist.is_initialized()
     chosen = torch.device(device)
+    index: int | None = chosen.index
     if chosen.type == "cuda":
-        if ":" not in device:
+        if index is None:
             chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) if world > 1 else 0)
         torch.cuda.set_device(chosen)
     if own:

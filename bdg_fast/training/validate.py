@@ -112,8 +112,8 @@ class HeldOut:
         if shown and self.ranks.first:
             picture = _grid([x[:shown] for x in (degraded, restored, clean)])
         before, after, alike = psnr(degraded, clean), psnr(restored, clean), ssim(restored, clean)
-        means = [float(x.clamp_max(100).mean()) for x in (after, alike, before)]
-        return Scores(means[0], means[1], means[2], picture)
+        restored_to, similarity, degraded_to = (float(x.clamp_max(100).mean()) for x in (after, alike, before))
+        return Scores(restored_to, similarity, degraded_to, picture)
 
 
 def _grid(columns: list[Tensor]) -> Tensor:
