@@ -53,7 +53,7 @@ def test_a_run_repeats(whole, tmp_path):
     same_ends(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("until", [1, 3, 5, 8])
+@pytest.mark.parametrize("until", [1, 5])
 def test_a_stopped_run_goes_on_exactly(whole, tmp_path, until):
     assert trainer(tmp_path / "run").run(until).finished is False
     assert trainer(tmp_path / "run").run().finished is True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(as_dict(config), indent=1))
         return 0
     result = Trainer(config, allow_changes=arguments.allow_changes).run()
+    if os.environ.get("RANK", "0") != "0":  # one of several processes tells
+        return 0
     skipped = f", {result.skipped} of them skipped" if result.skipped else ""
     print(
         f"{config.output}: {result.step} steps{skipped}; bdg-fast restore --checkpoint {Path(config.output, 'network')}"
