@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from bdg_fast.data.degrade import CDD11, NAMES, RANGES, degrade, two_order_chain
 from bdg_fast.data.degrade.blur import anisotropic_kernel
@@ -18,6 +17,7 @@ from bdg_fast.data.degrade.noise import poisson
 from bdg_fast.data.degrade.registry import FUNCTIONS
 from bdg_fast.data.degrade.resize import resampler
 from bdg_fast.kernels.pixelwise import derived_seeds, image_normals, uniforms
+from devices import NoFloat64
 
 SEEDS = torch.tensor([5, -3, 2**62 + 1])
 RANDOM = [name for name in NAMES if name not in ("blur", "jpeg", "resample")]
@@ -264,16 +264,6 @@ def test_random_numbers_are_uniform_and_of_their_own_for_each_seed_and_purpose()
     assert derived.dtype == torch.int64
     assert len(derived.unique()) == 9
     assert (derived < 0).any() and (derived > 2**60).any()  # of all 64 bits
-
-
-class NoFloat64(TorchDispatchMode):
-    """As a device without float64 would have it."""
-
-    def __torch_dispatch__(self, function, types, arguments=(), options=None):
-        found = function(*arguments, **(options or {}))
-        if isinstance(found, torch.Tensor) and found.device.type == "cuda":
-            assert found.dtype != torch.float64, function
-        return found
 
 
 @pytest.mark.parametrize("name", [*(name for name in NAMES if "+" not in name), "chain"])

@@ -5,9 +5,9 @@ import importlib.util
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from bdg_fast.kernels.pixelwise.reference import box_muller, normals, philox
+from devices import NoFloat64
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 pytestmark = [pytest.mark.gpu] if torch.cuda.is_available() else []
@@ -28,16 +28,6 @@ VECTORS = [  # of Random123: counter, key, block
 def test_philox_equals_the_published_vectors(counter, key, block):
     found = philox(tuple(map(torch.tensor, counter)), tuple(map(torch.tensor, key)))
     assert tuple(map(int, found)) == block
-
-
-class NoFloat64(TorchDispatchMode):
-    """As a device of type cuda without float64 would have it."""
-
-    def __torch_dispatch__(self, function, types, arguments=(), options=None):
-        found = function(*arguments, **(options or {}))
-        if isinstance(found, torch.Tensor) and found.device.type == "cuda":
-            assert found.dtype != torch.float64, function
-        return found
 
 
 def test_devices_without_float64_are_spared_it(monkeypatch):

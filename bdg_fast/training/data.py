@@ -20,7 +20,7 @@ from ..data.datasets import Dataset, Sample, Stream
 from ..data.degrade import RANGES, degrade, two_order_chain
 from ..data.images import bundled_photographs, read_image
 from ..data.layouts import LAYOUTS, open_layout
-from ..data.loader import Skipped, batches
+from ..data.loader import Batch, Skipped, batches
 from ..data.order import Order
 from ..data.shards import ShardFolder
 from .config import CHAIN, Data
@@ -31,40 +31,6 @@ DRAW = 0
 """Purpose of all random numbers here: each use has seeds of its own."""
 
 
-class Batch(NamedTuple):
-    """Images of one rank's part of a step, on the CPU."""
-
-    clean: Tensor  # uint8 [B, 3, c, c]
-    degraded: Tensor | None  # uint8 [B, 3, c, c], or None: to be made
-    kinds: Tensor  # int64 [B], classes of degraded
-    seeds: Tensor  # int64 [B]
-    numbers: Tensor  # int64 [B], of the images in their source, to be named in errors
-
-
-class BatchLike(Protocol):
-    """What the trainer reads of a batch: :class:`Batch`, or any other type with the same names."""
-
-    @property
-    def clean(self) -> Tensor:
-        """uint8 ``[B, 3, c, c]``."""
-
-    @property
-    def degraded(self) -> Tensor | None:
-        """uint8 ``[B, 3, c, c]``, or None: to be made."""
-
-    @property
-    def kinds(self) -> Tensor:
-        """int64 ``[B]``, classes of ``degraded``."""
-
-    @property
-    def seeds(self) -> Tensor:
-        """int64 ``[B]``."""
-
-    @property
-    def numbers(self) -> Tensor:
-        """int64 ``[B]``, of the images in their source."""
-
-
 class Source(Protocol):
     """Images to train on."""
 
@@ -72,7 +38,7 @@ class Source(Protocol):
     def classes(self) -> tuple[str, ...]:
         """Of degraded images that it has; empty if it has clean ones alone."""
 
-    def batches(self, *, batch: int, crop: int, rank: int, world: int, start: int, seed: int) -> Iterator[BatchLike]:
+    def batches(self, *, batch: int, crop: int, rank: int, world: int, start: int, seed: int) -> Iterator[Batch]:
         """Endless batches of one rank, from the ``start``-th.
 
         The ``n``-th batches of all ranks together are the positions ``n world batch`` to ``(n + 1) world batch - 1``.
@@ -87,7 +53,7 @@ class Source(Protocol):
             seed: of order, places and seeds.
         """
 
-    def held_out(self, crop: int) -> BatchLike | None:
+    def held_out(self, crop: int) -> Batch | None:
         """Images that are not trained on, in an order that stays; None if there are none."""
 
     def name(self, number: int) -> str:
@@ -216,7 +182,7 @@ class Collection:
         """Those of paired images; none where degradations are made."""
         return self.images.kinds if self.images.paired else ()
 
-    def batches(self, *, batch: int, crop: int, rank: int, world: int, start: int, seed: int) -> Iterator[BatchLike]:
+    def batches(self, *, batch: int, crop: int, rank: int, world: int, start: int, seed: int) -> Iterator[Batch]:
         """See :meth:`Source.batches`."""
         images = self.training
         skipped, told = Skipped(), 0
@@ -299,13 +265,13 @@ class Pair(NamedTuple):
     classes: Tensor  # int64 [B]
 
 
-def clean_images(batch: BatchLike, device: torch.device) -> Tensor:
+def clean_images(batch: Batch, device: torch.device) -> Tensor:
     """float32 ``[B, 3, c, c]`` in [0, 1] on ``device``."""
     return batch.clean.to(device, non_blocking=True).to(torch.float32) / 255
 
 
 def degraded_pair(
-    batch: BatchLike, seeds: Tensor, device: torch.device, names: Sequence[str], used: Sequence[str] | None = None
+    batch: Batch, seeds: Tensor, device: torch.device, names: Sequence[str], used: Sequence[str] | None = None
 ) -> Pair:
     """Degrade a batch on ``device``, unless it has degraded images. Results are rounded to 1/255, as files hold them.
 

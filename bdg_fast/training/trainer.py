@@ -18,12 +18,13 @@ from torch.nn.parallel import DistributedDataParallel
 from bdg_fast.kernels.pixelwise import derived_seeds
 
 from ..backends import default_device
+from ..data.loader import Batch
 from ..files import write_atomically
 from ..models.checkpoints import CheckpointError, save_unet
 from ..sampler import ResidualSampler
 from . import checkpoint
 from .config import Stage, TrainConfig
-from .data import BatchLike, Pair, Source, clean_images, degraded_pair, open_source
+from .data import Pair, Source, clean_images, degraded_pair, open_source
 from .log import RunLog, require_tensorboard
 from .optim import Average, learning_rate, load_moments, make_optimizer, moments
 from .ranks import Ranks, ranks
@@ -122,7 +123,7 @@ class _Active:
     wrapped: nn.Module  # around it, where there are several processes
     optimizer: torch.optim.Optimizer
     used: Mapping[str, nn.Parameter]
-    batches: Iterator[BatchLike]
+    batches: Iterator[Batch]
 
 
 class _Run:
@@ -286,7 +287,7 @@ class _Run:
             self.counters["skipped_in_a_row"] = 0
         return values
 
-    def _inputs(self, stage: Stage, batch: BatchLike) -> Pair:
+    def _inputs(self, stage: Stage, batch: Batch) -> Pair:
         """Images and classes of a part; without degraded ones where the stage does not read them."""
         device = self.ranks.device
         if stage.coefficients == "generation":

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from bdg_fast.kernels.pixelwise import derived_seeds, image_normals
 
+from ..data.loader import Batch
 from ..models import UNet
 from ..sampler import ResidualSampler
-from .data import Batch, BatchLike, degraded_pair
+from .data import degraded_pair
 from .ranks import Ranks
 
 TOGETHER = 4
@@ -79,7 +80,7 @@ class HeldOut:
         pictures: how many are shown.
     """
 
-    def __init__(self, batch: BatchLike, names: Sequence[str], ranks: Ranks, pictures: int) -> None:
+    def __init__(self, batch: Batch, names: Sequence[str], ranks: Ranks, pictures: int) -> None:
         """Degrade them."""
         self.ranks, self.pictures = ranks, pictures
         seeds = derived_seeds(batch.seeds, DEGRADED)

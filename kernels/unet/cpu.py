@@ -67,11 +67,9 @@ def _launch(function: Any, buffers: Buffers, items: int, scratch: int, arguments
 
 
 def _packed(weight: Tensor) -> Tensor:
-    """``[..., k, n]`` as ``[n / 16, ..., k, 16]``, filled up with zero columns."""
-    *more, k, n = weight.shape
-    width = -(-n // TILE) * TILE
-    weight = torch.nn.functional.pad(weight, (0, width - n))
-    return weight.view(*more, k, width // TILE, TILE).movedim(-2, 0).contiguous()
+    """``[..., k, n]`` as ``[n / 16, ..., k, 16]``."""
+    *more, n = weight.shape
+    return weight.reshape(*more, n // TILE, TILE).movedim(-2, 0).contiguous()
 
 
 class Conv3x3:
