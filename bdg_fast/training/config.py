@@ -93,6 +93,7 @@ class Stage:
         variant: of (5): ``"plain"`` weighs all times alike; ``"published"`` is the equation, some 1e-5 of it, beside
             which lambda times (6) and (7) would be nearly all of (8).
         degradations: of `Data.degradations`, those that this stage sees; all if not given.
+        sampler_steps: train only the times at which a sampler of so many steps evaluates the network; 0 trains all.
     """
 
     coefficients: str
@@ -107,13 +108,22 @@ class Stage:
     losses: Losses = field(default_factory=Losses)
     variant: str = "plain"
     degradations: tuple[str, ...] | None = None
+    sampler_steps: int = 0
 
     def __post_init__(self) -> None:
         """Refuse bad settings, by name; complete the weights."""
         _choice("coefficients", self.coefficients, STAGES)
         _choice("schedule", self.schedule, ("cosine", "constant"))
         _choice("variant", self.variant, ("plain", "published"))
-        for name, least in (("steps", 0), ("batch", 1), ("accumulate", 1), ("crop", 8), ("warmup", 0), ("lr_end", 0)):
+        for name, least in (
+            ("steps", 0),
+            ("batch", 1),
+            ("accumulate", 1),
+            ("crop", 8),
+            ("warmup", 0),
+            ("lr_end", 0),
+            ("sampler_steps", 0),
+        ):
             _least(name, getattr(self, name), least)
         _check(0 < self.lr < math.inf, f"lr must be above 0, got {self.lr}")
         _check(self.lr_end <= self.lr, f"lr_end must be at most lr = {self.lr}, got {self.lr_end}")
@@ -180,6 +190,7 @@ class Data:
         degradations: names of `bdg_fast.data.degrade`, one drawn for each image, at a random level; they are the
             classes of (7). Or ``("chain",)``: Real-ESRGAN's, with its eight states as classes.
         held_out: images that are not trained on, but restored to measure progress.
+        exclude: patterns of file names in ``source="folder"`` (``"holiday-*"``) that are never read: what to test with.
         workers: threads that read images ahead; the photographs that come along are read when asked.
     """
 
@@ -187,6 +198,7 @@ class Data:
     root: str | None = None
     degradations: tuple[str, ...] = ("noise", "blur", "jpeg", "rain", "haze", "lowlight")
     held_out: int = 2
+    exclude: tuple[str, ...] = ()
     workers: int = 4
 
     def __post_init__(self) -> None:
@@ -201,6 +213,10 @@ class Data:
             _check(known, f"degradations must be of {', '.join(NAMES)}, or {CHAIN!r} alone, got {name!r}")
         _least("held_out", self.held_out, 0)
         _least("workers", self.workers, 0)
+        _check(
+            not self.exclude or self.source == "folder",
+            f"exclude must be empty for source={self.source!r}, got {self.exclude}",
+        )
         if self.source != "photographs":
             _check(bool(self.root), f"root must name the folder of source={self.source!r}")
 

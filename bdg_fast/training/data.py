@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from bdg_fast.kernels.pixelwise import derived_seeds, uniforms
 
-from ..data.datasets import Dataset, Sample, Stream
+from ..data.datasets import Dataset, ImageFolder, Sample, Stream
 from ..data.degrade import RANGES, degrade, two_order_chain
 from ..data.images import bundled_photographs, read_image
 from ..data.layouts import LAYOUTS, open_layout
@@ -235,7 +236,14 @@ class _Without:
 
 def _collection(data: Data) -> Source:
     root = data.root or ""
-    images = ShardFolder(root, kinds=data.degradations) if data.source == "shards" else open_layout(data.source, root)
+    images: Dataset | Stream
+    if data.source == "shards":
+        images = ShardFolder(root, kinds=data.degradations)
+    elif data.exclude:
+        files = ImageFolder(root).files
+        images = ImageFolder([file for file in files if not any(fnmatch(file.name, each) for each in data.exclude)])
+    else:
+        images = open_layout(data.source, root)
     return Collection(images, data.held_out, data.workers)
 
 

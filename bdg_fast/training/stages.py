@@ -11,6 +11,7 @@ that of the whole schedule in every stage.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,10 @@ class Parts(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.unet = UNet(config.network)
+            for name, head in self.unet.named_children():
+                if name in ("head", "residual_head"):  # begins at x_0 = x_lq, from which the way is short
+                    nn.init.zeros_(cast(nn.Conv2d, head).weight)
+                    nn.init.zeros_(cast(nn.Conv2d, head).bias)
             self.encoder: GLCMEncoder | None = None
             if config.uses_encoder:
                 self.encoder = GLCMEncoder(settings.levels, 1 + settings.residual, settings.width, settings.base)
@@ -96,6 +101,8 @@ class StageModule(nn.Module):
         own = whole.stage(stage.coefficients)
         self.forward_table, self.increments = own.forward_table(device), own.increment_table(device)
         self.times = whole.network_time(torch.arange(len(whole)), config.network.time).to(device)
+        steps = stage.sampler_steps
+        self.trained = torch.tensor(whole.times(steps)[:-1] if steps else range(len(whole)), device=device)
         settings = config.encoder
         self.fingerprint = Fingerprint(settings.angles, settings.scales, settings.levels, residual=settings.residual)
         self.evaluate = parts.unet.evaluate
@@ -125,7 +132,7 @@ class StageModule(nn.Module):
         weights, parts = self.stage.losses.weights, self.parts
         x_lq = torch.zeros_like(clean) if self.stage.coefficients == "generation" else degraded
         draw = uniforms(step_seeds(seeds, step, TIMES), 1, 0)[:, 0, 0]
-        t = (draw * len(self.times)).long().clamp_max(len(self.times) - 1)
+        t = self.trained[(draw * len(self.trained)).long().clamp_max(len(self.trained) - 1)]
         x_t, eps = forward_process(clean, x_lq, t, self.forward_table, seed=step_seeds(seeds, step, NOISE))
         height, width = clean.shape[2:]
         found = self.evaluate(parts.unet.joined(x_t, x_lq), self.times[t])

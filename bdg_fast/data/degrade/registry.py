@@ -11,6 +11,7 @@
     lowlight           gamma of the darkening, with shot noise                                       1.5 .. 3.5
     jpeg               100 - quality of a JPEG file                                                   10 .. 95
     resample           factor of bicubic down-sampling, undone                                       1.5 .. 8
+    clean              nothing at all: so that what is good already is left alone                      0 .. 1
 
 Names joined by ``+`` apply one after another (``lowlight+haze+rain``); their level is a share 0 .. 1 of each one's
 range.
@@ -29,6 +30,12 @@ from .noise import gaussian_noise, poisson_noise
 from .resize import resample
 from .weather import haze, low_light, rain, snow
 
+
+def clean(images: Tensor, levels: Tensor, seeds: Tensor) -> Tensor:
+    """The images."""
+    return images
+
+
 Degradation = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Of images float32 ``[B, 3, H, W]``, levels float32 ``[B]`` and seeds int64 ``[B]``, to images of any range."""
 
@@ -44,6 +51,7 @@ FUNCTIONS: dict[str, tuple[Degradation, tuple[float, float]]] = {
     "lowlight": (low_light, (1.5, 3.5)),
     "jpeg": (jpeg, (10, 95)),
     "resample": (resample, (1.5, 8)),
+    "clean": (clean, (0, 1)),
 }
 """What each single name computes, before it is clamped, and its least and largest level."""
 CDD11 = (
