@@ -20,7 +20,7 @@ from bdg_fast.kernels.pixelwise import derived_seeds, image_normals, uniforms
 from devices import NoFloat64
 
 SEEDS = torch.tensor([5, -3, 2**62 + 1])
-RANDOM = [name for name in NAMES if name not in ("blur", "jpeg", "resample")]
+RANDOM = [name for name in NAMES if name not in ("blur", "jpeg", "resample", "clean")]
 each = pytest.mark.parametrize("name", NAMES)
 
 
@@ -68,7 +68,7 @@ def test_the_same_seed_gives_the_same_and_another_another(images, name):
     assert torch.equal(degrade(images, name, at(name, 0.5), SEEDS + 1), found) == (name not in RANDOM)
 
 
-@each
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "clean"])
 def test_stronger_levels_change_more(images, name):
     found = [psnr(degrade(images, name, at(name, share), SEEDS), images) for share in (0, 0.33, 0.67, 1)]
     assert found == sorted(found, reverse=True)
@@ -241,6 +241,10 @@ def test_streaks_and_flakes_brighten_alone(images):
         assert 0.02 < (found > images + 0.02).float().mean() < 0.9
         gray = degrade(torch.full((3, 3, 60, 60), 0.3), name, RANGES[name][1], SEEDS)
         assert torch.equal(gray[:, 0], gray[:, 2])
+
+
+def test_clean_images_stay_as_they_are(images):
+    assert torch.equal(degrade(images, "clean", 0.5, SEEDS), images)
 
 
 def test_compositions_apply_one_after_another(images):

@@ -52,6 +52,16 @@ def test_ranks_share_out_a_step_and_runs_resume(pairs):
     assert torch.equal(taken(source, 1, batch=4, start=2)[0].clean, whole[2].clean)
 
 
+def test_files_by_pattern_are_never_read(pairs):
+    folder = pairs / "haze" / "target"
+    source = open_source(Data(source="folder", root=str(folder), exclude=("[0-2].png", "5*"), held_out=1))
+    read = {source.name(number) for batch in taken(source, 4) for number in batch.numbers.tolist()}
+    held = {source.name(number) for number in source.held_out(12).numbers.tolist()}
+    assert {name[-5:] for name in read | held} == {"3.png", "4.png"} and not read & held
+    with pytest.raises(ValueError, match=r"data.exclude leaves no image of .*target"):
+        open_source(Data(source="folder", root=str(folder), exclude=("*",)))
+
+
 def test_what_cannot_be_read_is_named_once_and_replaced(pairs):
     (pairs / "rain" / "input" / "3.png").write_bytes(b"no picture")
     source = open_source(Data(source="paired", root=str(pairs), held_out=0))

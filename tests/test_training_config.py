@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bdg_fast import SIZES
+from bdg_fast.schedule import STAGES
 from bdg_fast.training import TrainConfig, load_config
 from bdg_fast.training.config import Losses, Stage
 from bdg_fast.training.settings import as_dict, build, differences
@@ -15,11 +16,11 @@ from training_setup import settings
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("name", ["demo", "paper"])
+@pytest.mark.parametrize("name", ["demo", "paper", "small"])
 def test_the_files_of_the_project_are_good_and_come_back(name):
     config = load_config(ROOT / "configs" / f"{name}.yaml")
     assert build(TrainConfig, as_dict(config)) == config
-    assert [stage.coefficients for stage in config.stages.values()] == ["generation", "bridging", "restoration"]
+    assert [*dict.fromkeys(stage.coefficients for stage in config.stages.values())] == list(STAGES)
 
 
 def test_the_published_configuration_is_the_paper_s():
@@ -75,6 +76,9 @@ def test_overrides_replace_what_a_file_says(tmp_path):
         ("data.degradations=[noise, chain]", r"^data.degradations must be 'chain' alone"),
         ("data.degradations=[noise]", r"^stages.bridging.losses.classification must be 0 for the one degradation"),
         ("data.source=folder", r"^data.root must name the folder"),
+        ("data.exclude=[a*]", r"^data.exclude must be empty for source='photographs', got \('a\*',\)"),
+        ("stages.bridging.sampler_steps=-1", r"^stages.bridging.sampler_steps must be at least 0, got -1"),
+        ("stages.bridging.sampler_steps=1001", r"^stages.bridging.sampler_steps must be at most 1000, got 1001"),
         ("encoder.levels=1", r"^encoder.levels must be in 2..256"),
         ("optimizer.betas=[0.9]", r"^optimizer.betas must be two numbers"),
         ("non_finite=ignore", r"^non_finite must be one of 'stop', 'skip'"),

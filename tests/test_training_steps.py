@@ -10,6 +10,7 @@ import torch
 
 from bdg_fast import losses as equations
 from bdg_fast.data.images import bundled_photographs
+from bdg_fast.sampler import ResidualSampler
 from bdg_fast.training import NonFiniteError, TrainConfig, Trainer, checkpoint, load_config
 from bdg_fast.training.config import TERMS, Data, Optimizer, Stage
 from bdg_fast.training.data import Pictures, degraded_pair, open_source
@@ -166,7 +167,9 @@ def test_published_loss_of_one_head_is_that_of_both_told_by_the_other(tmp_path):
 
 def test_generation_sees_nothing_of_a_degraded_image(tmp_path):
     run = build_one(tmp_path, "generation", {"coefficients": "generation", "steps": 1})
-    module = StageModule(Parts(run, 3), run, run.stages["generation"], CPU)
+    parts = Parts(run, 3)
+    torch.nn.init.ones_(parts.unet.head.weight)  # that of a new network is 0
+    module = StageModule(parts, run, run.stages["generation"], CPU)
     (batch,) = batches(pictures(), 1, 2, crop=16)
     clean = batch.clean / 127.5 - 1
     first, second = (module(clean, other, batch.kinds, batch.seeds, 0)["loss"] for other in (clean, -clean))
@@ -174,6 +177,29 @@ def test_generation_sees_nothing_of_a_degraded_image(tmp_path):
     assert not torch.equal(
         first, module(clean, clean, batch.kinds, batch.seeds, 1)["loss"]
     )  # another step, other noise
+
+
+def test_an_untrained_network_gives_back_what_it_was_given(tmp_path):
+    for shape in ({}, {"heads": "both", "shared_encoder": True}):
+        stage = {"coefficients": "restoration", "steps": 1, "losses": {"generation": 1.0}}
+        run = build_one(tmp_path, "restoration", stage, network={"width": 16, "multipliers": [1], **shape})
+        x_lq = torch.rand(1, 3, 9, 7) * 2 - 1
+        restored = ResidualSampler.of(run.network)(Parts(run, 3).unet, x_lq)
+        assert shape or torch.equal(restored, x_lq)  # with a noise head some noise is left
+        assert Parts(run, 3).unet(x_lq, x_lq, torch.tensor([9.0])).residual.abs().max() == 0
+
+
+@pytest.mark.parametrize("steps", [3, 0])
+def test_only_the_sampler_s_times_are_trained_where_a_stage_says_so(tmp_path, steps):
+    run = build_one(tmp_path, "restoration", {"coefficients": "restoration", "steps": 1, "sampler_steps": steps})
+    module = StageModule(Parts(run, 3), run, run.stages["restoration"], CPU)
+    evaluate, seen = module.evaluate, []
+    module.evaluate = lambda x, time: (seen.extend(time.tolist()), evaluate(x, time))[1]
+    (batch,) = batches(pictures(), 1, 64, crop=8)
+    clean = batch.clean / 127.5 - 1
+    module(clean, clean, batch.kinds, batch.seeds, 0)
+    sampled = set(ResidualSampler.of(run.network, 3).network_times().tolist())
+    assert set(seen) == sampled if steps else len(set(seen)) > 40
 
 
 def test_accumulated_parts_add_up_to_the_step(tmp_path):

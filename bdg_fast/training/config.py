@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 
 from ..data.degrade import NAMES, STATES
 from ..models import UNetConfig
-from ..schedule import STAGES
+from ..schedule import STAGES, STEPS
 
 TERMS = ("generation", "reconstruction", "bridging", "classification", "negative")
 """Of a stage's loss: (5), the first of (9), (6), (7) and (10)."""
@@ -126,6 +126,7 @@ class Stage:
         ):
             _least(name, getattr(self, name), least)
         _check(0 < self.lr < math.inf, f"lr must be above 0, got {self.lr}")
+        _check(self.sampler_steps <= STEPS, f"sampler_steps must be at most {STEPS}, got {self.sampler_steps}")
         _check(self.lr_end <= self.lr, f"lr_end must be at most lr = {self.lr}, got {self.lr_end}")
         _check(
             self.batch % self.accumulate == 0,

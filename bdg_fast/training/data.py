@@ -241,7 +241,10 @@ def _collection(data: Data) -> Source:
         images = ShardFolder(root, kinds=data.degradations)
     elif data.exclude:
         files = ImageFolder(root).files
-        images = ImageFolder([file for file in files if not any(fnmatch(file.name, each) for each in data.exclude)])
+        left = [file for file in files if not any(fnmatch(file.name, each) for each in data.exclude)]
+        if not left:
+            raise ValueError(f"data.exclude leaves no image of {root}")
+        images = ImageFolder(left)
     else:
         images = open_layout(data.source, root)
     return Collection(images, data.held_out, data.workers)
