@@ -34,7 +34,9 @@ def report(monkeypatch):
     monkeypatch.setattr(bdg_fast, "mas_glcm", partial(bdg_fast.mas_glcm, **few))
     monkeypatch.setattr(bdg_fast, "local_mas_glcm", partial(bdg_fast.local_mas_glcm, **few))
     monkeypatch.setattr(gpu_glcm.peers, "torch_mean", partial(gpu_glcm.peers.torch_mean, offsets=glcm_offsets(**few)))
-    monkeypatch.setattr(gpu_glcm, "_host_ms", lambda function, calls=20, host_ms=gpu_glcm._host_ms: host_ms(function, 1))
+    monkeypatch.setattr(
+        gpu_glcm, "_host_ms", lambda function, calls=20, host_ms=gpu_glcm._host_ms: host_ms(function, 1)
+    )
     monkeypatch.setattr(gpu_glcm, "processors_and_clock", lambda: (132, 1e9))
     monkeypatch.setattr(gpu_report, "SOFT_CASES", ((1, 8),))
     monkeypatch.setattr(gpu_pixels, "CASES", (Case(2, 12), Case(1, 8, torch.bfloat16, last=True)))
