@@ -5,7 +5,7 @@ PYTHON ?= python3
 GPU_PYTHON ?= python3
 OUT ?= benchmarks/results
 # Test processes: as many as there are processors, up to eight; `make test JOBS=0` runs all in one. A file's tests stay
-# together, because some share a long preparation.
+# together, because some share a long preparation; tests/conftest.py has the longest files begin first.
 JOBS ?= auto
 
 VENV := .venv
@@ -29,7 +29,7 @@ types: $(VENV)/.dev
 	cd .typecheck && ../$(VENV)/bin/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p bdg_fast
 
 pytest: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest -q -n $(JOBS) --maxprocesses 8 --dist loadfile
+	$(VENV)/bin/python -m pytest -q -n $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 bench: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest benchmarks/ --benchmark-only

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from .backends import default_device, dtype_of, network_of
+from .bands import noise_rows, restored_rows
 from .graphs import CudaCapture, LoopGraphs
 from .memory import free_memory, out_of_memory
 from .models import UNet
 from .models.native import NativeUNet
 from .sampler import OFFICIAL, ResidualSampler
-from .tiles import OVERLAP, TiledNetwork
+from .tiles import OVERLAP, STRIP, TiledNetwork
 from .transfers import Transfers
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ AHEAD = 2
 
 Items = Sequence[tuple[int, Any, "Picture"]]
 """Number, source and what was read of it."""
+Keep = Callable[[Tensor], Tensor]
+"""Of rows of results, what is kept of them: `Picture.kept`."""
 Begun = tuple[Items, Callable[[], list[Any]]]
 """What is being restored, and what waits for it."""
 
@@ -138,7 +141,7 @@ class Restorer:
         from .data.convert import as_picture  # Pillow is loaded when there is a picture
 
         picture = as_picture(image)
-        return picture.back(self.restore(picture.pixels))
+        return picture.whole(self.restore(picture.pixels, picture.kept))
 
     def stream(self, images: Iterable[Any], *, batch: int = 1) -> Iterator[Restored]:
         """Restore many, reading ahead in threads while the network works; memory does not grow with their number.
@@ -162,7 +165,7 @@ class Restorer:
         return self._stream(enumerate(images), batch, as_picture)
 
     def _stream(self, sources: Iterator[tuple[int, Any]], batch: int, read: Any) -> Iterator[Restored]:
-        waiting: dict[torch.Size, list[tuple[int, Any, Picture]]] = {}  # by size; the first has waited longest
+        waiting: dict[object, list[tuple[int, Any, Picture]]] = {}  # by size; the first has waited longest
         reading: deque[tuple[int, Any, Future[Picture]]] = deque()
         begun: deque[Begun] = deque()
         broken: Exception | None = None
@@ -188,10 +191,10 @@ class Restorer:
                     yield from self._finish(begun)
                     yield Restored(index, source, None, error)
                     continue
-                together = waiting.setdefault(picture.pixels.shape[1:], [])
+                together = waiting.setdefault(_kind(picture), [])
                 together.append((index, source, picture))
                 if len(together) == batch:
-                    del waiting[picture.pixels.shape[1:]]
+                    del waiting[_kind(picture)]
                     yield from self._together(together, begun)
                 elif sum(map(len, waiting.values())) > 2 * batch:
                     yield from self._together(waiting.pop(next(iter(waiting))), begun)
@@ -234,17 +237,23 @@ class Restorer:
 
     def _begin(self, pictures: Sequence[Picture]) -> Callable[[], list[Any]]:
         """Begin :meth:`batch`; what is returned waits for its results."""
-        sizes: dict[torch.Size, list[int]] = {}
+        kinds: dict[object, list[int]] = {}
         for index, picture in enumerate(pictures):
-            sizes.setdefault(picture.pixels.shape[1:], []).append(index)
-        parts = [
-            (indices, self._begin_restore(torch.cat([pictures[i].pixels for i in indices])))
-            for indices in sizes.values()
-        ]
+            kinds.setdefault(_kind(picture), []).append(index)
+        parts = []
+        for indices in kinds.values():
+            first = pictures[indices[0]]
+            if len(indices) == 1:
+                parts.append((indices, self._begin_restore(first.pixels, first.kept)))
+            else:  # each keeps something else
+                parts.append((indices, self._begin_restore(torch.cat([pictures[i].pixels for i in indices]))))
 
         def finish() -> list[Any]:
             results: list[Any] = [None] * len(pictures)
             for indices, wait in parts:
+                if len(indices) == 1:
+                    results[indices[0]] = pictures[indices[0]].whole(wait())
+                    continue
                 ends = list(accumulate(len(pictures[i].pixels) for i in indices))[:-1]
                 for i, pixels in zip(indices, wait().tensor_split(ends), strict=True):
                     results[i] = pictures[i].back(pixels)
@@ -252,32 +261,39 @@ class Restorer:
 
         return finish if self._transfers is None else self._transfers.beside(finish)
 
-    def _begin_restore(self, pixels: Tensor) -> Callable[[], Tensor]:
+    def _begin_restore(self, pixels: Tensor, keep: Keep | None = None) -> Callable[[], Tensor]:
         """Begin :meth:`restore`; on a GPU what is returned waits for its results, and copies go on beside the work."""
         if self._transfers is None:
-            restored = self.restore(pixels)
+            restored = self.restore(pixels) if keep is None else self.restore(pixels, keep)
             return lambda: restored
         with torch.inference_mode():
-            return self._transfers.to_host(self._restore(self._transfers.to_device(pixels)))
+            wait = self._transfers.to_host(self._restore(self._transfers.to_device(pixels)))
+        return wait if keep is None else lambda: keep(wait())
 
     @torch.inference_mode()
-    def restore(self, pixels: Tensor) -> Tensor:
-        """Restore pixels, float ``[B, 3, H, W]`` in [0, 1], to the same on the CPU.
+    def restore(self, pixels: Tensor, keep: Keep | None = None) -> Tensor:
+        """Restore pixels ``[B, 3, H, W]``, float in [0, 1] or uint8, to float32 in [0, 1] on the CPU.
 
         Where memory runs out, fewer images are evaluated together, then smaller tiles, and the work begins anew.
-        """
-        return self._restore(pixels.to(self.device)).cpu()
 
-    def _restore(self, pixels: Tensor) -> Tensor:
+        Args:
+            pixels: of any device.
+            keep: of any rows of results ``[B, 3, h, W]`` makes what is returned of them, ``[B, C, h, W]``.
+        """
+        if self.device.type == "cpu":
+            return self._restore(pixels.cpu(), keep)
+        restored = self._restore(pixels.to(self.device)).cpu()
+        return restored if keep is None else keep(restored)
+
+    def _restore(self, pixels: Tensor, keep: Keep | None = None) -> Tensor:
         """As :meth:`restore`, on the device."""
-        x_lq = pixels.to(torch.float32) * 2 - 1
-        together, side = max(len(x_lq), 1), max(x_lq.shape[2:])
+        together, side = max(len(pixels), 1), max(pixels.shape[2:])
         tile = self.tile or self._tile_for(together)
         while True:
             try:
-                restored = torch.cat([self._sample(part, tile) for part in torch.split(x_lq, together)])
+                parts = [self._sample(part, tile, keep) for part in torch.split(pixels, together)]
                 self._release(KEPT_BYTES)
-                return restored
+                return torch.cat(parts) if len(parts) > 1 else parts[0]
             except (RuntimeError, MemoryError) as error:
                 smaller = min(tile, side) // 2
                 if not out_of_memory(error) or (together == 1 and smaller < SMALLEST_TILE):
@@ -297,9 +313,39 @@ class Restorer:
         if isinstance(self._network, NativeUNet) and self._network.held > most:
             self._network.release()
 
-    def _sample(self, x_lq: Tensor, tile: int) -> Tensor:
-        """Restored pixels in [0, 1] of ``x_lq`` in [-1, 1], both on the device."""
+    def _sample(self, pixels: Tensor, tile: int, keep: Keep | None = None) -> Tensor:
+        """Restored pixels in [0, 1], or what is kept of them, both on the device."""
         tile = max(tile, 2 * OVERLAP + 1)
+        if max(pixels.shape[2:]) > tile and not self.sampler.draws:
+            return self._by_rows(pixels, tile, keep)
+        restored = self._at_once(_scaled(pixels), tile)
+        return restored if keep is None else keep(restored)
+
+    def _by_rows(self, pixels: Tensor, tile: int, keep: Keep | None) -> Tensor:
+        """As :meth:`_sample`; only a band of the picture is held in float32, and what is returned."""
+        batch, _, height, width = pixels.shape
+        if self.device.type == "cpu":
+            noise = noise_rows(self.seed, (height, width))
+        else:  # what memory there is goes to tiles, and one copy is faster than many
+            noise = iter(self._noise_of(pixels.shape[2:])[0].split(STRIP, 2))
+        network = TiledNetwork(self._network, tile)
+        found: Tensor | None = None
+        top = 0
+        for rows in restored_rows(
+            self.sampler, network, lambda a, b, c, d: _scaled(pixels[:, :, a:b, c:d]), noise, (height, width)
+        ):
+            rows = (rows + 1) * 0.5
+            rows = rows if keep is None else keep(rows)
+            if found is None:  # as images and arrays lie, where it becomes one
+                order = torch.contiguous_format if keep is None else torch.channels_last
+                found = rows.new_empty(batch, rows.shape[1], height, width).contiguous(memory_format=order)
+            found[:, :, top : top + rows.shape[2]] = rows
+            top += rows.shape[2]
+        assert found is not None
+        return found
+
+    def _at_once(self, x_lq: Tensor, tile: int) -> Tensor:
+        """Restored pixels in [0, 1] of ``x_lq`` in [-1, 1]; of a large picture where its steps draw noise."""
         if self.sampler.draws and self.sampler.method in OFFICIAL:  # images drawn step by step: each alone
             network = TiledNetwork(self._network, tile)
             results = [self.sampler(network, image[None], generator=self._generator(self.device)) for image in x_lq]
@@ -344,6 +390,17 @@ class Restorer:
         free = free_memory(self.device) + (self._network.held if isinstance(self._network, NativeUNet) else 0)
         side = int((free / 2 / each) ** 0.5)
         return min(max(side // 16 * 16, 2 * OVERLAP + 16), LARGEST_TILE)
+
+
+def _kind(picture: Picture) -> object:
+    """Pictures of one kind can be restored together."""
+    return picture.pixels.shape[1:], picture.pixels.dtype
+
+
+def _scaled(pixels: Tensor) -> Tensor:
+    """Float32 in [-1, 1], of float in [0, 1] or uint8."""
+    plain = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+    return (plain / 255 if pixels.dtype == torch.uint8 else plain) * 2 - 1
 
 
 def _raise(error: Exception) -> NoReturn:

@@ -204,6 +204,12 @@ class ResidualSampler:
             x = x_s
         return x
 
+    @torch.no_grad()
+    def step(self, index: int, x_t: Tensor, x_lq: Tensor, found: Prediction) -> Tensor:
+        """``x_s`` of one step that draws nothing, of images or any part of them ``[B, 3, H, W]``."""
+        heads, prediction = _prediction(found)
+        return sampler_step(x_t, x_lq, prediction, self.table(heads, x_t.device, x_t.dtype), index, heads=heads)
+
     def trajectory(self, network: Network, x_lq: Tensor, **options: object) -> list[Step]:
         """All steps of a call; the last ``x_s`` is its result."""
         steps: list[Step] = []

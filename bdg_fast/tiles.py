@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,10 @@ from .models import UNetOutput
 
 OVERLAP = 64
 """Pixels that neighbouring tiles share."""
+STRIP = 64
+"""Rows that are given at once."""
+Part = Callable[[int, int, int, int], Tensor]
+"""Images ``[B, 3, bottom - top, right - left]`` within ``top, bottom, left, right`` of larger ones."""
 
 
 class TiledNetwork:
@@ -29,21 +35,53 @@ class TiledNetwork:
         height, width = x_t.shape[2:]
         if height <= self.tile and width <= self.tile:
             return self.network(x_t, x_lq, time)
+        strips = self.strips(iter([x_t]), lambda a, b, c, d: x_lq[:, :, a:b, c:d], time, (height, width))
+        residuals, noises = zip(*((found.residual, found.noise) for _, found in strips), strict=True)
+        residual, noise = (None if parts[0] is None else torch.cat(parts, 2) for parts in (residuals, noises))
+        return UNetOutput(residual, noise, x_t.new_zeros(0))
+
+    def strips(
+        self, x_t: Iterator[Tensor], x_lq: Part, time: Tensor, size: tuple[int, int]
+    ) -> Iterator[tuple[Tensor, UNetOutput]]:
+        """Predictions of a few rows at a time, from the top; only those of a tile's height are held.
+
+        Args:
+            x_t: rows ``[B, 3, h, W]`` from the top, any number at a time.
+            x_lq: parts of the degraded images.
+            time: ``[B]``.
+            size: height and width of the whole.
+
+        Yields:
+            Rows of ``x_t`` and what is predicted of them, valid until the next are asked for.
+        """
+        height, width = size
+        rows = _Rows(x_t)
+        spans = self._spans(height)
+        band = spans[0][1]
+        x = rows.first.new_empty(*rows.first.shape[:2], band, width)
+        weight = x.new_zeros(1, 1, band, width)
         sums: dict[str, Tensor] = {}
-        weight = x_t.new_zeros(1, 1, height, width)
-        features = x_t.new_zeros(0)
-        for top, bottom in self._spans(height):
+        kept = 0  # rows of the band that tiles above have seen, too
+        for number, (top, bottom) in enumerate(spans):
+            rows.into(x[:, :, kept:])
             for left, right in self._spans(width):
-                part = (..., slice(top, bottom), slice(left, right))
-                found = self.network(x_t[part], x_lq[part], time)
-                ramp = self._ramp(top, bottom, height, x_t)[:, None] * self._ramp(left, right, width, x_t)
+                part = (..., slice(left, right))
+                found = self.network(x[part], x_lq(top, bottom, left, right), time)
+                ramp = self._ramp(top, bottom, height, x)[:, None] * self._ramp(left, right, width, x)
                 weight[part] += ramp
                 for name in ("residual", "noise"):
                     prediction = getattr(found, name)
                     if prediction is not None:
-                        sums.setdefault(name, torch.zeros_like(x_t))[part] += prediction * ramp
-        blended = {name: total / weight for name, total in sums.items()}
-        return UNetOutput(blended.get("residual"), blended.get("noise"), features)
+                        sums.setdefault(name, torch.zeros_like(x))[part] += prediction * ramp
+            done = (spans[number + 1][0] if number + 1 < len(spans) else height) - top
+            for begin in range(0, done, STRIP):
+                strip = slice(begin, min(begin + STRIP, done))
+                blended = {name: total[:, :, strip] / weight[:, :, strip] for name, total in sums.items()}
+                yield x[:, :, strip], UNetOutput(blended.get("residual"), blended.get("noise"), x.new_zeros(0))
+            kept = band - done
+            for held in (x, weight, *sums.values()):
+                held[:, :, :kept] = held[:, :, done:].clone()
+                held[:, :, kept:] = 0
 
     def _spans(self, size: int) -> list[tuple[int, int]]:
         """Begin and end of the tiles along one side: as few as cover it, spread evenly."""
@@ -62,3 +100,22 @@ class TiledNetwork:
         if end < size:
             ramp[-self.overlap :] = torch.minimum(ramp[-self.overlap :], rise.flip(0))
         return ramp
+
+
+class _Rows:
+    """Rows that come in pieces ``[B, 3, h, W]``."""
+
+    def __init__(self, pieces: Iterator[Tensor]) -> None:
+        self._pieces = pieces
+        self.first = self._left = next(pieces)
+
+    def into(self, target: Tensor) -> None:
+        """Fill ``target`` with the next."""
+        filled = 0
+        while filled < target.shape[2]:
+            if self._left.shape[2] == 0:
+                self._left = next(self._pieces)
+            piece = self._left[:, :, : target.shape[2] - filled]
+            target[:, :, filled : filled + piece.shape[2]] = piece
+            filled += piece.shape[2]
+            self._left = self._left[:, :, piece.shape[2] :]

@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import sys
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,13 +37,20 @@ def _measure(task: tuple[str, int]) -> list[dict[str, Any]]:
     return [codegen_pixels.measure(target, codegen_pixels.VARIANTS[n - len(glcm)])]
 
 
-def table(targets: list[str]) -> list[dict[str, Any]]:
-    """All kernels and variants for ``targets``, on all processors."""
-    tasks = [
-        (target, n)
-        for target in targets
-        for n in range(len(codegen_glcm.variants(target)) + len(codegen_pixels.VARIANTS))
-    ]
+SHARING = ("sm_80", "sm_100")
+"""Targets that share the variants if asked: ``sm_90``, between them, has all."""
+
+
+def table(targets: list[str], shared: bool = False) -> list[dict[str, Any]]:
+    """All kernels and variants for ``targets``, on all processors; ``shared``: `SHARING` take turns with the variants
+    of a kernel."""
+    tasks = []
+    for target in targets:
+        seen: Counter[str] = Counter()
+        for n, variant in enumerate([*codegen_glcm.variants(target), *codegen_pixels.VARIANTS]):
+            if not shared or target not in SHARING or seen[variant.kernel] % 2 == SHARING.index(target):
+                tasks.append((target, n))
+            seen[variant.kernel] += 1
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("fork")) as pool:
         return [row for rows in pool.map(_measure, tasks) for row in rows]
 
@@ -89,10 +97,11 @@ def main() -> int:
     """Print the table, or write JSON; exit code 1 if a budget is exceeded."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.codegen", description=__doc__.splitlines()[0])
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--shared", action="store_true", help=f"a variant for one of {' and '.join(SHARING)} alone")
     parser.add_argument("--json", metavar="FILE", help="write JSON to FILE, or to standard output with -")
     parser.add_argument("--record", action="store_true", help=f"raise the budgets in {BUDGETS.name}")
     arguments = parser.parse_args()
-    rows = table(arguments.targets)
+    rows = table(arguments.targets, arguments.shared)
     if arguments.record:
         record(rows)
     messages = {target: over_budget([row for row in rows if row["target"] == target]) for target in arguments.targets}

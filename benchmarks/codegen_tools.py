@@ -69,7 +69,7 @@ def resources(compiled: Any, way: str = "") -> dict[str, Any]:
         file.write(compiled.asm["cubin"])
         file.flush()
         usage = _output(tools / "cuobjdump", "-res-usage", file.name)
-        sass = _output(tools / "nvdisasm", "-c", file.name)
+        sass = _output(tools / "nvdisasm", "-c", "-ndf", file.name)  # without an analysis of data flow
     found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL|SHARED):(\d+)", usage)}
     lines = re.findall(r"^(\S+):|^\s+(?:/\*\w+\*/)?\s*(?:@!?U?P\w+\s+)?([A-Z]\w*)(.*)$", sass, re.M)
     return {

@@ -81,10 +81,10 @@ def recorded(shapes: list[tuple[int, ...]], examples: dict[tuple[int, ...], Tens
     """Note what restorers are given meanwhile: every shape in turn, and the pixels of one batch of each."""
     begin = Restorer._begin_restore
 
-    def noting(self: Restorer, pixels: Tensor) -> Any:
+    def noting(self: Restorer, pixels: Tensor, *keep: Any) -> Any:
         shapes.append(tuple(pixels.shape))
         examples.setdefault(shapes[-1], pixels)
-        return begin(self, pixels)
+        return begin(self, pixels, *keep)
 
     with patch.object(Restorer, "_begin_restore", noting):
         yield

@@ -34,7 +34,13 @@ if settings is not None:
     settings.load_profile("bdg_fast")
 
 
+LONG = ("codegen", "gpu_report", "ptx", "backends", "glcm_oracle", "training_steps", "op", "unet_parts", "local")
+"""Files that take longest, by name: begun first, so that in several processes none is left over at the end."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    first = {f"test_{name}": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: first.get(item.path.stem, len(LONG)))  # stable: the order within a file stays
     if HAS_GPU:
         return
     for item in items:

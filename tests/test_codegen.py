@@ -20,7 +20,7 @@ def report():
     # its own process: kernels are interpreted in this one where there is no GPU
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.codegen", "--json", "-"],
+        [sys.executable, "-m", "benchmarks.codegen", "--shared", "--json", "-"],
         cwd=ROOT,
         env=environment,
         capture_output=True,

@@ -1,6 +1,8 @@
 """The GPU report runs from end to end without a GPU: what it calls is stubbed, what it computes is not."""
 
 import json
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the report it
 
 @pytest.fixture
 def report(monkeypatch):
-    from bdg_fast import UNetConfig, backends
+    import bdg_fast
+    from bdg_fast import UNetConfig, backends, glcm_offsets
     from benchmarks import gpu_glcm, gpu_pixels, gpu_report, gpu_restore
     from benchmarks.steps import Case
 
@@ -26,6 +29,14 @@ def report(monkeypatch):
     cases = (gpu_glcm.Case("natural", 1, 12, 8, True), gpu_glcm.Case("mixed", 3, 8, 4))
     monkeypatch.setattr(gpu_glcm, "CASES", cases)
     monkeypatch.setattr(gpu_glcm, "LOCAL", ((12, 8, 4),))
+    # interpreted kernels take seconds: a call, and few pairs
+    few: dict[str, Any] = {"angles": 2, "scales": (1, 2)}
+    monkeypatch.setattr(bdg_fast, "mas_glcm", partial(bdg_fast.mas_glcm, **few))
+    monkeypatch.setattr(bdg_fast, "local_mas_glcm", partial(bdg_fast.local_mas_glcm, **few))
+    monkeypatch.setattr(gpu_glcm.peers, "torch_mean", partial(gpu_glcm.peers.torch_mean, offsets=glcm_offsets(**few)))
+    monkeypatch.setattr(
+        gpu_glcm, "_host_ms", lambda function, calls=20, host_ms=gpu_glcm._host_ms: host_ms(function, 1)
+    )
     monkeypatch.setattr(gpu_glcm, "processors_and_clock", lambda: (132, 1e9))
     monkeypatch.setattr(gpu_report, "SOFT_CASES", ((1, 8),))
     monkeypatch.setattr(gpu_pixels, "CASES", (Case(2, 12), Case(1, 8, torch.bfloat16, last=True)))

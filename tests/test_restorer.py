@@ -105,7 +105,7 @@ def test_a_stream_gives_what_single_calls_give(restorer, tmp_path):
 
 def test_a_stream_evaluates_sizes_together_and_holds_few(restorer, monkeypatch):
     batches, read = [], []
-    monkeypatch.setattr(Restorer, "restore", lambda self, pixels: batches.append(len(pixels)) or pixels)
+    monkeypatch.setattr(Restorer, "restore", lambda self, pixels, *_: batches.append(len(pixels)) or pixels)
 
     def images():
         for i in range(40):
@@ -127,7 +127,7 @@ def test_a_stream_reads_the_next_batch_while_one_is_restored(restorer, monkeypat
         read.append(image)
         return Picture(torch.zeros(1, 3, 8, 8), lambda pixels: pixels)
 
-    def restore(self, pixels):
+    def restore(self, pixels, *_):
         restored.extend(pixels)
         wanted, deadline = min(len(restored) + 4, 12), time.monotonic() + 5
         while len(read) < wanted and time.monotonic() < deadline:
@@ -150,7 +150,7 @@ def test_whoever_leaves_a_stream_waits_for_no_more_pictures(restorer, monkeypatc
         return Picture(torch.zeros(1, 3, 8, 8), lambda pixels: pixels)
 
     monkeypatch.setattr("bdg_fast.data.convert.as_picture", as_picture)
-    monkeypatch.setattr(Restorer, "restore", lambda self, pixels: pixels)
+    monkeypatch.setattr(Restorer, "restore", lambda self, pixels, *_: pixels)
     stream = restorer.stream(range(100), batch=20)
     next(stream)
     stream.close()
@@ -169,7 +169,7 @@ def test_what_came_before_an_error_of_the_source_is_given_back(restorer):
 
 
 def test_one_failure_in_a_batch_stays_alone(restorer, monkeypatch):
-    def restore(self, pixels):
+    def restore(self, pixels, *_):
         if bool((pixels == 0).flatten(1).all(1).any()):
             raise RuntimeError("black")
         return pixels
@@ -259,11 +259,11 @@ def test_tiles_cover_everything_evenly():
 def test_out_of_memory_halves_the_tiles(restorer, monkeypatch):
     tiles = []
 
-    def sample(self, x_lq, tile):
+    def sample(self, pixels, tile, keep):
         tiles.append(tile)
         if tile > 300:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return (x_lq + 1) / 2
+        return pixels
 
     monkeypatch.setattr(Restorer, "_sample", sample)
     monkeypatch.setattr(Restorer, "_tile_for", lambda self, batch: 4096)
@@ -277,11 +277,11 @@ def test_out_of_memory_halves_the_tiles(restorer, monkeypatch):
 def test_out_of_memory_halves_the_batch_first(restorer, monkeypatch):
     tried = []
 
-    def sample(self, x_lq, tile):
-        tried.append((len(x_lq), tile))
-        if len(x_lq) * tile > 500:
+    def sample(self, pixels, tile, keep):
+        tried.append((len(pixels), tile))
+        if len(pixels) * tile > 500:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return (x_lq + 1) / 2
+        return pixels
 
     monkeypatch.setattr(Restorer, "_sample", sample)
     monkeypatch.setattr(Restorer, "_tile_for", lambda self, batch: 1000)

@@ -28,12 +28,25 @@ OVERSHOOT = 0.5
 """Beyond [0, 1] that floating images may have: more than resampling leaves, less than [-1, 1] or [0, 255] do."""
 
 
+def _same(rows: Tensor) -> Tensor:
+    return rows
+
+
 @dataclass(frozen=True)
 class Picture:
-    """Pixels to restore, and how to make of the result what came."""
+    """Pixels to restore, and how to make of the result what came.
 
-    pixels: Tensor  # float32 [B, 3, H, W] in [0, 1]
-    back: Callable[[Tensor], Any]
+    In two parts, so that of a large picture nothing is held in float32: ``kept`` takes any rows of the result, float32
+    ``[B, 3, h, W]`` in [0, 1], to as many of what ``whole`` takes, ``[B, C, H, W]``.
+    """
+
+    pixels: Tensor  # [B, 3, H, W], float32 in [0, 1] or uint8
+    whole: Callable[[Tensor], Any]
+    kept: Callable[[Tensor], Tensor] = _same
+
+    def back(self, result: Tensor) -> Any:
+        """What came, of all of the result, float32 ``[B, 3, H, W]``."""
+        return self.whole(self.kept(result))
 
 
 def as_picture(image: Any) -> Picture:
@@ -71,20 +84,25 @@ def _from_tensor(image: Tensor) -> Picture:
     full = FULL.get(image.dtype, 1.0)
     whole = image.detach() if image.ndim == 4 else image.detach()[None]
     channels = whole.shape[1]
-    colour = whole[:, :3].to(torch.float32) / full
-    if not bool(colour.isfinite().all()):
-        raise ValueError("image must be finite, got NaN or infinity")
-    if full == 1 and colour.numel():
-        low, high = float(colour.min()), float(colour.max())
-        if low < -OVERSHOOT or high > 1 + OVERSHOOT:
-            raise ValueError(f"image must be in [0, 1] where it is floating, got {low:.4g} to {high:.4g}")
+    colour = whole[:, :3]
+    if image.dtype != torch.uint8:
+        colour = colour.to(torch.float32) / full
+        if not bool(colour.isfinite().all()):
+            raise ValueError("image must be finite, got NaN or infinity")
+        if full == 1 and colour.numel():
+            low, high = float(colour.min()), float(colour.max())
+            if low < -OVERSHOOT or high > 1 + OVERSHOOT:
+                raise ValueError(f"image must be in [0, 1] where it is floating, got {low:.4g} to {high:.4g}")
+        colour = colour.clamp(0, 1)
 
-    def back(result: Tensor) -> Tensor:
-        result = result.to(whole.device)
+    def kept(rows: Tensor) -> Tensor:
         if channels == 1:
-            result = result.mean(1, keepdim=True)
-        scaled = result.clamp(0, 1).to(torch.float32) * full
-        out = (scaled.round().to(torch.int32) if full > 1 else scaled).to(image.dtype)
+            rows = rows.mean(1, keepdim=True)
+        scaled = rows.clamp(0, 1).to(torch.float32) * full
+        return (scaled.round().to(torch.int32) if full > 1 else scaled).to(image.dtype)
+
+    def back(out: Tensor) -> Tensor:
+        out = out.to(whole.device)
         if channels == 4:
             # torch.cat does not know uint16
             joined = torch.empty_like(whole)
@@ -92,7 +110,7 @@ def _from_tensor(image: Tensor) -> Picture:
             out = joined
         return out if image.ndim == 4 else out[0]
 
-    return Picture(colour.clamp(0, 1).expand(-1, 3, -1, -1), back)
+    return Picture(colour.expand(-1, 3, -1, -1), back, kept)
 
 
 def _from_array(image: np.ndarray) -> Picture:
@@ -101,13 +119,15 @@ def _from_array(image: np.ndarray) -> Picture:
     if image.dtype not in (np.uint8, np.uint16, np.float16, np.float32, np.float64):
         raise TypeError(f"image must be uint8, uint16 or floating, got {image.dtype}")
     planes = image[:, :, None] if image.ndim == 2 else image
-    inner = _from_tensor(torch.from_numpy(np.ascontiguousarray(planes.transpose(2, 0, 1))))
+    planes = np.ascontiguousarray(planes)
+    # what cannot be written to, torch warns of
+    inner = _from_tensor(torch.from_numpy(planes if planes.flags.writeable else planes.copy()).permute(2, 0, 1))
 
-    def back(result: Tensor) -> np.ndarray:
-        out: np.ndarray = inner.back(result).numpy().transpose(1, 2, 0)
+    def back(kept: Tensor) -> np.ndarray:
+        out: np.ndarray = inner.whole(kept).numpy().transpose(1, 2, 0)
         return np.ascontiguousarray(out[:, :, 0] if image.ndim == 2 else out)
 
-    return Picture(inner.pixels, back)
+    return Picture(inner.pixels, back, inner.kept)
 
 
 def _from_pil(image: Image.Image) -> Picture:
@@ -139,19 +159,19 @@ def _from_pil(image: Image.Image) -> Picture:
             inner = _from_array(pixels)
         mode = plain.mode
 
-    def back(result: Tensor) -> Image.Image:
+    def back(rows: Tensor) -> Image.Image:
         if told:
             assert turn is not None
-            result = _turned(result, INVERSE.get(turn, turn))
-        array = inner.back(result)
-        if mode == "LA":
-            gray = result.mean(1)[0].clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy()
-            array = np.stack([gray, array[:, :, 3]], 2)
-        out = Image.fromarray(array)
+            rows = _turned(rows, INVERSE.get(turn, turn))
+        out = Image.fromarray(inner.whole(rows) if mode != "LA" else np.stack([rows[0, 0].numpy(), pixels[:, :, 1]], 2))
         out.info.update(kept)
         return out
 
-    return Picture(inner.pixels if turn is None else _turned(inner.pixels, turn), back)
+    def gray(rows: Tensor) -> Tensor:
+        return rows.mean(1, keepdim=True).clamp(0, 1).mul(255).round().to(torch.uint8)
+
+    upright = inner.pixels if turn is None else _turned(inner.pixels, turn)
+    return Picture(upright, back, gray if mode == "LA" else inner.kept)
 
 
 def _orientation(exif: bytes | None) -> int:
