@@ -30,8 +30,10 @@ TIMEOUT_TESTS = 240
 GPU_FILES = ("gpu", "gpu_sampler", "noise", "triton", "soft", "local", "glcm_errors", "glcm_oracle")
 GPU_TESTS = tuple(f"tests/test_{name}.py" for name in GPU_FILES)
 RESTORER_TESTS = ("tests/test_gpu_restorer.py",)
-PARTS = ("glcm", "restore")
-"""``"glcm"``: matrices, windows and what touches each pixel once; ``"restore"``: networks, most of it compiling."""
+TRAINING_TESTS = ("tests/test_gpu_training.py", "tests/test_degrade.py")
+PARTS = ("glcm", "restore", "training")
+"""``"glcm"``: matrices, windows and what touches each pixel once; ``"restore"``: networks, most of it compiling;
+``"training"``: steps."""
 
 
 def run_tests(seconds: float, files: Sequence[str] = GPU_TESTS) -> dict[str, Any]:
@@ -141,6 +143,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("gpu-report: no CUDA or ROCm device; the CPU benchmarks are `make bench`", file=sys.stderr)
         return 2
+    from . import training_speed
     from .gpu_restore import lines_of, restore_cases
     from .peers import available
 
@@ -158,19 +161,30 @@ def main() -> int:
         "versions": versions,
         "absent": [name for name, version in versions.items() if version is None],
     }
-    files = (*(GPU_TESTS if "glcm" in parts else ()), *(RESTORER_TESTS if "restore" in parts else ()))
+    tests = {"glcm": GPU_TESTS, "restore": RESTORER_TESTS, "training": TRAINING_TESTS}
+    files = [file for part in parts for file in tests[part]]
     report["tests"] = run_tests(min(TIMEOUT_TESTS * len(parts), limit), files)
     write_json(path, report)  # whatever happens next, the tests' outcome is kept
-    report |= {"glcm": [], "soft": [], "windows": [], "pixels": [], "restore": [], "left_out": []}
+    report |= {"glcm": [], "soft": [], "windows": [], "pixels": [], "restore": [], "training": [], "left_out": []}
     deadline = start + limit
     if "glcm" in parts:
-        _glcm_part(report, path, deadline if arguments.only else deadline - (deadline - time.monotonic()) / 2)
+        _glcm_part(report, path, deadline if arguments.only else deadline - (deadline - time.monotonic()) * 2 / 3)
     if "restore" in parts:
 
         def keep(rows: list[dict[str, Any]]) -> None:
             write_json(path, {**report, "restore": rows})
 
-        report["restore"], left_out = restore_cases(DEVICE, time_ms, deadline, keep)
+        last = deadline if arguments.only else deadline - (deadline - time.monotonic()) / 2
+        report["restore"], left_out = restore_cases(DEVICE, time_ms, last, keep)
+        report["left_out"] += left_out
+    if "training" in parts:
+
+        def keep_training(rows: list[dict[str, Any]]) -> None:
+            write_json(path, {**report, "training": rows})
+
+        report["training"], left_out = training_speed.training_cases(
+            DEVICE, training_speed.GPU_CASES, 3, 20, keep_training, deadline
+        )
         report["left_out"] += left_out
     report["seconds"] = round(time.monotonic() - start, 1)
     write_json(path, report)
@@ -203,6 +217,8 @@ def main() -> int:
         print(f"{row['case']}: {times} ms; {100 * row['share_of_copy']:.0f} % of a copy's bandwidth")
     for row in report["restore"]:
         print(lines_of(row))
+    for row in report["training"]:
+        print("\n".join(training_speed.lines_of(row)))
     if report["left_out"]:
         print(f"no time for: {', '.join(report['left_out'])}")
     print(f"\n{path}, {report['seconds']} s")

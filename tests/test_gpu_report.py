@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the report it
 def report(monkeypatch):
     import bdg_fast
     from bdg_fast import UNetConfig, backends, glcm_offsets
-    from benchmarks import gpu_glcm, gpu_pixels, gpu_report, gpu_restore
+    from benchmarks import gpu_glcm, gpu_pixels, gpu_report, gpu_restore, training_speed
     from benchmarks.steps import Case
 
     def call_once(function, sets=4, repeat_ms=0):
@@ -49,6 +49,9 @@ def report(monkeypatch):
     monkeypatch.setattr(gpu_restore, "LEAST_DB", 20)
     monkeypatch.setattr(gpu_restore, "CASES", (gpu_restore.Case("T", 1), gpu_restore.Case("T", 16)))
     monkeypatch.setattr(gpu_restore, "CudaCapture", lambda device: capture)
+    tiny = training_speed.Case("T", 2, 8, "restoration")
+    monkeypatch.setattr(training_speed, "GPU_CASES", (tiny,))
+    monkeypatch.setattr(training_speed, "SIZES", {"T": UNetConfig(width=8, multipliers=(1,))})
     rates = {"end_to_end": {"images_per_second": 90.0}, "network_only": {"images_per_second": 100.0}, "ratio": 0.9}
     monkeypatch.setattr(gpu_restore.throughput, "throughput", lambda options: rates)
     backends._compiled.cache_clear()
@@ -70,6 +73,8 @@ def run(report, monkeypatch, *arguments):
 
 
 def test_writes_what_it_measured(report, monkeypatch, tmp_path, capsys):
+    from benchmarks import training_speed
+
     assert run(report, monkeypatch, "--out", tmp_path) == 0
     (path,) = tmp_path.iterdir()
     content = json.loads(path.read_text())
@@ -93,7 +98,12 @@ def test_writes_what_it_measured(report, monkeypatch, tmp_path, capsys):
         assert row["images_per_second"]["published"] == 500 and row["times_faster"]["eager bfloat16"] == 1
         assert row["share_of_floor"]["compiled bfloat16"] == pytest.approx(0.046 * steps)
         assert row["predicted_ms_on_h100"]["compiled bfloat16, graph"] == pytest.approx(0.26 * steps)
+    (training,) = content["training"]
+    assert training["times_faster"] == training["plain"]["ms"] / training["bdg_fast"]["ms"]
+    assert set(training["bdg_fast"]["parts_ms"]) == set(training_speed.PARTS)
+    assert training["plain"]["images_per_s"] == pytest.approx(2e3 / training["plain"]["ms"])
     printed = capsys.readouterr().out
+    assert "T, restoration, 2 x 8 x 8: " in printed
     assert "Stub GPU" in printed and "restoration, T, 16 x 12 x 12: floor" in printed and "90% of it" in printed
 
 
