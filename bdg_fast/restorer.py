@@ -325,7 +325,7 @@ class Restorer:
         if self.device.type == "cpu":
             noise = noise_rows(self.seed, (height, width))
         else:  # what memory there is goes to tiles, and one copy is faster than many
-            noise = iter(self._noise_of(pixels.shape[2:])[0].split(STRIP, 2))
+            noise = iter(torch.split(self._noise_of(pixels.shape[2:])[0], STRIP, 2))
         network, scale = TiledNetwork(self._network, tile), lambda a, b, c, d: scaled(pixels[:, :, a:b, c:d])
         rows = restored_rows(self.sampler, network, scale, noise, (height, width))
         return gathered(((x + 1) * 0.5 for x in rows), height, keep)
