@@ -6,7 +6,7 @@ before and gives its own as soon as no later tile adds to them; the first takes 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from torch import Tensor
 from .sampler import ResidualSampler
 from .tiles import STRIP, Part, TiledNetwork
 
+Keep = Callable[[Tensor], Tensor]
+"""Of rows of results, what is kept of them: `bdg_fast.data.convert.Picture.kept`."""
 BLOCK = 1 << 20
 """Numbers drawn at once; a multiple of 16, by which PyTorch makes normals of uniform numbers."""
 
@@ -63,6 +65,29 @@ def _stepped(
         bottom = top + x_t.shape[2]
         yield sampler.step(index, x_t, x_lq(top, bottom, 0, size[1]), found)
         top = bottom
+
+
+def scaled(pixels: Tensor) -> Tensor:
+    """Float32 in [-1, 1], of floating ``pixels`` in [0, 1] or uint8."""
+    plain = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+    return (plain / 255 if pixels.dtype == torch.uint8 else plain) * 2 - 1
+
+
+def gathered(pieces: Iterator[Tensor], height: int, keep: Keep | None) -> Tensor:
+    """Rows ``[B, C, h, W]``, or what ``keep`` makes of them, as one tensor ``[B, C, height, W]``."""
+    whole: Tensor | None = None
+    top = 0
+    for piece in pieces:
+        rows = piece if keep is None else keep(piece)
+        if whole is None:
+            shape = (*rows.shape[:2], height, rows.shape[3])
+            # what is kept becomes an array or a file: as they lie in memory
+            order = torch.contiguous_format if keep is None else torch.channels_last
+            whole = torch.empty(shape, dtype=rows.dtype, device=rows.device, memory_format=order)
+        whole[:, :, top : top + rows.shape[2]] = rows
+        top += rows.shape[2]
+    assert whole is not None
+    return whole
 
 
 def noise_rows(seed: int, size: tuple[int, int]) -> Iterator[Tensor]:

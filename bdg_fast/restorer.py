@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .backends import default_device, dtype_of, network_of
-from .bands import noise_rows, restored_rows
+from .bands import Keep, gathered, noise_rows, restored_rows, scaled
 from .graphs import CudaCapture, LoopGraphs
 from .memory import free_memory, out_of_memory
 from .models import UNet
@@ -46,8 +46,6 @@ AHEAD = 2
 
 Items = Sequence[tuple[int, Any, "Picture"]]
 """Number, source and what was read of it."""
-Keep = Callable[[Tensor], Tensor]
-"""Of rows of results, what is kept of them: `Picture.kept`."""
 Begun = tuple[Items, Callable[[], list[Any]]]
 """What is being restored, and what waits for it."""
 
@@ -318,31 +316,19 @@ class Restorer:
         tile = max(tile, 2 * OVERLAP + 1)
         if max(pixels.shape[2:]) > tile and not self.sampler.draws:
             return self._by_rows(pixels, tile, keep)
-        restored = self._at_once(_scaled(pixels), tile)
+        restored = self._at_once(scaled(pixels), tile)
         return restored if keep is None else keep(restored)
 
     def _by_rows(self, pixels: Tensor, tile: int, keep: Keep | None) -> Tensor:
         """As :meth:`_sample`; only a band of the picture is held in float32, and what is returned."""
-        batch, _, height, width = pixels.shape
+        height, width = pixels.shape[2:]
         if self.device.type == "cpu":
             noise = noise_rows(self.seed, (height, width))
         else:  # what memory there is goes to tiles, and one copy is faster than many
-            noise = iter(self._noise_of(pixels.shape[2:])[0].split(STRIP, 2))
-        network = TiledNetwork(self._network, tile)
-        found: Tensor | None = None
-        top = 0
-        for rows in restored_rows(
-            self.sampler, network, lambda a, b, c, d: _scaled(pixels[:, :, a:b, c:d]), noise, (height, width)
-        ):
-            rows = (rows + 1) * 0.5
-            rows = rows if keep is None else keep(rows)
-            if found is None:  # as images and arrays lie, where it becomes one
-                order = torch.contiguous_format if keep is None else torch.channels_last
-                found = rows.new_empty(batch, rows.shape[1], height, width).contiguous(memory_format=order)
-            found[:, :, top : top + rows.shape[2]] = rows
-            top += rows.shape[2]
-        assert found is not None
-        return found
+            noise = iter(torch.split(self._noise_of(pixels.shape[2:])[0], STRIP, 2))
+        network, scale = TiledNetwork(self._network, tile), lambda a, b, c, d: scaled(pixels[:, :, a:b, c:d])
+        rows = restored_rows(self.sampler, network, scale, noise, (height, width))
+        return gathered(((x + 1) * 0.5 for x in rows), height, keep)
 
     def _at_once(self, x_lq: Tensor, tile: int) -> Tensor:
         """Restored pixels in [0, 1] of ``x_lq`` in [-1, 1]; of a large picture where its steps draw noise."""
@@ -395,12 +381,6 @@ class Restorer:
 def _kind(picture: Picture) -> object:
     """Pictures of one kind can be restored together."""
     return picture.pixels.shape[1:], picture.pixels.dtype
-
-
-def _scaled(pixels: Tensor) -> Tensor:
-    """Float32 in [-1, 1], of float in [0, 1] or uint8."""
-    plain = pixels.to(torch.float32, memory_format=torch.contiguous_format)
-    return (plain / 255 if pixels.dtype == torch.uint8 else plain) * 2 - 1
 
 
 def _raise(error: Exception) -> NoReturn:

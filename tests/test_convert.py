@@ -18,8 +18,8 @@ class Identity(Restorer):
     def __init__(self):
         pass
 
-    def restore(self, pixels):
-        return pixels.clone()
+    def restore(self, pixels, keep):
+        return keep(pixels / 255 if pixels.dtype == torch.uint8 else pixels.clone())
 
 
 def picture(mode, size=(31, 20)):
