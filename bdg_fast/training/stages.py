@@ -11,6 +11,7 @@ that of the whole schedule in every stage.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,11 @@ class Parts(nn.Module):
                 self.classifier = DegradationClassifier(settings.width, max(classes, 2))
                 self.temperature = losses.Temperature(settings.temperature)
 
+    def forward(self, stage: StageModule, *inputs: Any) -> dict[str, Tensor]:
+        """What ``stage`` computes of ``inputs``: within a call of this module FSDP has the weights gathered."""
+        found: dict[str, Tensor] = stage(*inputs)
+        return found
+
     def trained(self, stage: Stage) -> dict[str, nn.Parameter]:
         """Parameters that a stage's loss reaches, by name."""
         weights = stage.losses.weights
@@ -79,7 +85,7 @@ class Parts(nn.Module):
 
 
 class StageModule(nn.Module):
-    """The loss of one part of a step, for `DistributedDataParallel` to wrap.
+    """The loss of one part of a step, for `parallel.Parallel` to call.
 
     Args:
         parts: what is trained; shared by the stages.
