@@ -285,14 +285,17 @@ class Log:
     Attributes:
         every: steps from one line to the next.
         tensorboard: also write for TensorBoard; by default if it is installed.
+        wandb: project of Weights & Biases that gets the same; none if not given.
     """
 
     every: int = 100
     tensorboard: bool | None = None
+    wandb: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse bad settings, by name."""
         _least("every", self.every, 1)
+        _check(self.wandb != "", "wandb must name a project, got ''")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

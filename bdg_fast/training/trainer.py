@@ -24,7 +24,7 @@ from ..sampler import ResidualSampler
 from . import checkpoint
 from .config import Stage, TrainConfig
 from .data import Pair, Source, clean_images, degraded_pair, open_source
-from .log import RunLog, require_tensorboard
+from .log import RunLog
 from .optim import Average, learning_rate, load_moments, make_optimizer, moments
 from .parallel import Forward, Parallel, limit, whole_unet
 from .prefetch import prefetched
@@ -32,6 +32,7 @@ from .ranks import Ranks, ranks
 from .settings import as_dict, differences
 from .signals import SIGNALS, StopRequest
 from .stages import DEGRADATION, Parts, StageModule, schedule_of, step_seeds
+from .trackers import require_trackers
 from .validate import HeldOut
 
 CONFIG, CHECKPOINTS, BEST, LAST = "config.json", "checkpoints", "best", "network"
@@ -65,7 +66,7 @@ class Trainer:
 
     Raises:
         ValueError: settings that do not fit the images, the number of processes, or the run in the folder, by name.
-        ImportError: TensorBoard is asked for and not installed. FileNotFoundError: no images.
+        ImportError: TensorBoard or Weights & Biases is asked for and not installed. FileNotFoundError: no images.
     """
 
     def __init__(
@@ -73,8 +74,7 @@ class Trainer:
     ) -> None:
         """Check what can be checked before the network is built."""
         self.config, self.quiet, self.allow_changes = config, quiet, allow_changes
-        if config.log.tensorboard:
-            require_tensorboard()
+        require_trackers(config.log.tensorboard, config.log.wandb)
         self.folder = Path(config.output)
         self.source = open_source(config.data) if source is None else source
         self.classes = self.source.classes or config.data.classes
@@ -159,7 +159,7 @@ class _Run:
         if ranks.first:
             text = json.dumps(as_dict(self.config), indent=1)
             write_atomically(self.folder / CONFIG, lambda file: file.write_text(text + "\n", encoding="utf-8"))
-            self.log = RunLog(self.folder, self.step, self.config.log.tensorboard, trainer.quiet)
+            self.log = RunLog(self.folder, self.step, self.config, trainer.quiet)
             if self.step:
                 self.log.say(f"{self.folder}: goes on after step {self.step}")
 
