@@ -15,6 +15,7 @@ EXAMPLES = """examples:
   bdg-fast train --config configs/paper.yaml data.root=photos/ output=runs/first
   bdg-fast train --config configs/demo.yaml stages.bridging.losses.bridging=0 output=runs/without-bridging
   torchrun --nproc-per-node 8 -m bdg_fast.cli train --config configs/paper.yaml data.root=photos/
+  accelerate launch --multi_gpu --num_processes 8 -m bdg_fast.cli train --config configs/paper.yaml data.root=photos/
 
 A run whose folder holds checkpoints goes on from the newest, so the same command continues what was stopped. The folder
 gets the settings as they were understood (config.json), log.jsonl, samples/, checkpoints/, best/ and network/: the last
@@ -48,6 +49,7 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check the settings, then train."""
     from bdg_fast.training import Trainer, load_config
+    from bdg_fast.training.launchers import unread
     from bdg_fast.training.settings import as_dict
     from bdg_fast.training.signals import stop_on_signals
 
@@ -56,6 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(as_dict(config), indent=1))
         return 0
     first = os.environ.get("RANK", "0") == "0"  # one of several processes tells
+    for line in unread(os.environ, config) if first else ():
+        print(f"bdg-fast: {line}", file=sys.stderr)
     trainer = Trainer(config, allow_changes=arguments.allow_changes)
     with stop_on_signals() as stop:
         result = trainer.run(stop=stop)
