@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from bdg_fast.training import NonFiniteError
+from bdg_fast.training import NonFiniteError, checkpoint
 from bdg_fast.training.signals import StopRequest
 from bdg_fast.training.stages import StageModule
 from training_setup import on_two_ranks, same_runs, trainer, two_ranks
@@ -37,6 +37,7 @@ def stopped_by_the_second(folder):
     result = trainer(folder, **SMALL, checkpoint={"every": 100}).run(stop=stop)
     StageModule.forward = FORWARD
     assert (result.step, result.finished, stop.agreed) == (3, False, signal.SIGTERM)
+    assert checkpoint.read(folder / "checkpoints/step-00000003").state["step"] == 3  # before any process leaves
     assert stop.asked == (signal.SIGTERM if dist.get_rank() == 1 else 0)
 
 

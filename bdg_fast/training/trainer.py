@@ -215,6 +215,8 @@ class _Run:
         finally:
             if self.log is not None:
                 self.log.close()
+        if self.stop.agreed:  # launchers end all processes when one has left: not before everything is written
+            self.ranks.collected(None)
         counters = self.counters
         return Result(self.step, self.step == last, counters["skipped"], counters["best"])
 
