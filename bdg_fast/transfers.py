@@ -30,15 +30,28 @@ class Transfers:
         """Call ``function`` in a thread; what is returned waits for its result, or raises its error."""
         return self._threads.submit(function).result
 
+    def close(self) -> None:
+        """End the threads, when they are done."""
+        self._threads.shutdown()
+
     def to_device(self, tensor: Tensor) -> Tensor:
         """``tensor`` on the device, which copies it while it works on what came before."""
-        now = torch.cuda.current_stream(self.device)
-        staged = tensor.pin_memory()  # its allocator keeps it until the copy is done
-        with torch.cuda.stream(self._up):
+        return self.begin(tensor)()
+
+    def begin(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Begin to copy ``tensor``, in any thread; what is returned has the device's current stream wait for it."""
+        with torch.cuda.stream(self._up):  # of this device, in threads too
+            staged = tensor.pin_memory()  # its allocator keeps it until the copy is done
             there = staged.to(self.device, non_blocking=True)
-        now.wait_stream(self._up)
-        there.record_stream(now)
-        return there
+            copied = self._up.record_event()
+
+        def taken() -> Tensor:
+            now = torch.cuda.current_stream(self.device)
+            now.wait_event(copied)
+            there.record_stream(now)
+            return there
+
+        return taken
 
     def to_host(self, tensor: Tensor) -> Callable[[], Tensor]:
         """Begin to copy what the device is still computing; what is returned waits for it. Ordinary memory."""

@@ -1,11 +1,14 @@
 """Training where only a GPU can show it: bfloat16, `torch.compile`, one launch of the optimizer, and going on."""
 
+from itertools import islice
+
 import pytest
 import torch
 
 from bdg_fast import UNet
 from bdg_fast.training import checkpoint
-from training_setup import losses, trainer
+from bdg_fast.training.prefetch import prefetched
+from training_setup import losses, pictures, trainer
 
 pytestmark = pytest.mark.gpu
 
@@ -33,6 +36,22 @@ def test_a_stopped_run_goes_on_with_all_moments_on_the_device(tmp_path):
     assert [line["loss"] for line in losses(run)] == pytest.approx(
         [line["loss"] for line in losses(tmp_path / "whole")], rel=1e-3
     )
+
+
+@pytest.mark.parametrize("degraded", [False, True])
+def test_batches_that_are_copied_ahead_are_those_of_the_cpu(degraded):
+    """While the device is busy, and with memory that is used again."""
+
+    def source():
+        for batch in islice(pictures().batches(batch=64, crop=16, rank=0, world=1, start=0, seed=0), 12):
+            yield batch._replace(degraded=255 - batch.clean) if degraded else batch
+
+    busy = torch.randn(2048, 2048, device="cuda")
+    for found, expected in zip(prefetched(source(), torch.device("cuda")), source(), strict=True):
+        busy = busy @ busy.softmax(1)
+        assert found.clean.device.type == "cuda" and found.seeds.device.type == "cpu"
+        assert torch.equal(found.clean.cpu(), expected.clean)
+        assert found.degraded is expected.degraded is None or torch.equal(found.degraded.cpu(), expected.degraded)
 
 
 def test_a_cpu_goes_on_with_a_gpu_s_run(tmp_path):

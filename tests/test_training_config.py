@@ -81,6 +81,8 @@ def test_overrides_replace_what_a_file_says(tmp_path):
         ("stages.bridging.sampler_steps=1001", r"^stages.bridging.sampler_steps must be at most 1000, got 1001"),
         ("encoder.levels=1", r"^encoder.levels must be in 2..256"),
         ("optimizer.betas=[0.9]", r"^optimizer.betas must be two numbers"),
+        ("log.wandb=''", r"^log.wandb must name a project, got ''"),
+        ("parallel=zero", r"^parallel must be one of 'ddp', 'fsdp', got 'zero'"),
         ("non_finite=ignore", r"^non_finite must be one of 'stop', 'skip'"),
         ("dtype=float16", r"^dtype must be one of 'float32', 'bfloat16'"),
         ("seed", r"^settings must be given as key.sub=value, got 'seed'"),

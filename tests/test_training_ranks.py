@@ -1,20 +1,20 @@
-"""Two processes equal one with the joined batch, validation included, and go on where one has stopped."""
+"""Two processes equal one with the joined batch, validation included, stop together, and go on with one's run."""
 
-import subprocess
+import signal
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from bdg_fast.models import Fingerprint
 from bdg_fast.training import NonFiniteError, checkpoint
+from bdg_fast.training.signals import StopRequest
 from bdg_fast.training.stages import StageModule
-from training_setup import ended, forked, losses, trainer
+from training_setup import on_two_ranks, same_runs, trainer, two_ranks
 
 VALIDATION = {"every": 2, "crop": 16, "steps": 1}
 SMALL = {"validation": VALIDATION, "stages": {"steps": 2, "lr": 2e-4}}
+FORWARD = StageModule.forward
 
 
 def broken_on_the_second(self, *inputs):
@@ -24,12 +24,25 @@ def broken_on_the_second(self, *inputs):
     return found
 
 
-FORWARD = StageModule.forward
+def stopped_by_the_second(folder):
+    """Two processes train, of which the second alone is asked to stop, in the third step."""
+    stop = StopRequest()
+
+    def asked(self, *inputs):
+        if dist.get_rank() == 1 and inputs[-1] == 2:
+            stop.ask(signal.SIGTERM)
+        return FORWARD(self, *inputs)
+
+    StageModule.forward = asked
+    result = trainer(folder, **SMALL, checkpoint={"every": 100}).run(stop=stop)
+    StageModule.forward = FORWARD
+    assert (result.step, result.finished, stop.agreed) == (3, False, signal.SIGTERM)
+    assert checkpoint.read(folder / "checkpoints/step-00000003").state["step"] == 3  # before any process leaves
+    assert stop.asked == (signal.SIGTERM if dist.get_rank() == 1 else 0)
 
 
 def rank_main(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/ranks", rank=rank, world_size=2)
+    stopped_by_the_second(folder / "two")
     trainer(folder / "two", **SMALL).run()
     trainer(folder / "resumed", **SMALL).run()
     StageModule.forward = broken_on_the_second
@@ -37,7 +50,6 @@ def rank_main(rank, folder):
         trainer(folder / "broken").run()
     except NonFiniteError as error:
         (folder / f"told{rank}").write_text(str(error))
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -47,24 +59,14 @@ def folder(tmp_path_factory):
     torch.set_num_threads(1)
     trainer(folder / "one", **SMALL).run()
     trainer(folder / "resumed", **SMALL).run(until=3)
-    done = subprocess.run([sys.executable, __file__, folder], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    on_two_ranks(__file__, folder)
     torch.set_num_threads(threads)
     return folder
 
 
 @pytest.mark.parametrize("name", ["two", "resumed"])
 def test_two_processes_equal_one_with_the_joined_batch(folder, name):
-    one, two = losses(folder / "one"), losses(folder / name)
-    assert len(one) == 6 + 2  # two stages are validated
-    for expected, found in zip(one, two, strict=True):
-        assert found.keys() == expected.keys()
-        for key, value in expected.items():
-            assert found[key] == (pytest.approx(value, rel=1e-5, abs=1e-7) if isinstance(value, float) else value), key
-    ends = [checkpoint.load(folder / run / "checkpoints")[0] for run in ("one", name)]
-    assert ends[0] is not None and ends[1] is not None
-    for key, expected in ends[0].parts.items():
-        torch.testing.assert_close(ends[1].parts[key], expected, atol=1e-5, rtol=0, msg=key)
+    same_runs(folder / name, folder / "one")
 
 
 def test_all_processes_stop_where_one_has_a_loss_that_is_not_finite(folder):
@@ -74,6 +76,4 @@ def test_all_processes_stop_where_one_has_a_loss_that_is_not_finite(folder):
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    Fingerprint(2, [1], 8)(torch.zeros(2, 3, 16, 16))  # loads what is compiled, before there are several
-    sys.exit(any([ended(child) for child in [forked(rank_main, rank, Path(sys.argv[1])) for rank in range(2)]]))
+    sys.exit(two_ranks(rank_main, sys.argv[1]))

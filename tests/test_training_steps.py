@@ -250,15 +250,15 @@ def test_moments_come_back_by_name():
 
     (first, opt1), (second, opt2) = one(), one()
     step(first, opt1)
-    saved = {name: value.clone() for name, value in moments(opt1, dict(first.named_parameters())).items()}
+    saved = {name: value.clone() for name, value in moments(opt1, *[dict(first.named_parameters())] * 2).items()}
     assert set(saved) == {f"{p}/{m}" for p in ("weight", "bias") for m in ("step", "exp_avg", "exp_avg_sq")}
     second.load_state_dict(first.state_dict())
-    load_moments(opt2, dict(second.named_parameters()), saved)
+    load_moments(opt2, *[dict(second.named_parameters())] * 2, saved)
     step(first, opt1)
     step(second, opt2)
     assert torch.equal(first.weight, second.weight)
     with pytest.raises(ValueError, match=r"the optimizer's other/exp_avg \[2, 3\] fits no parameter"):
-        load_moments(opt2, dict(second.named_parameters()), {"other/exp_avg": saved["weight/exp_avg"]})
+        load_moments(opt2, *[dict(second.named_parameters())] * 2, {"other/exp_avg": saved["weight/exp_avg"]})
 
 
 def test_averages_follow_the_weights(tmp_path):

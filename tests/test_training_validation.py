@@ -1,7 +1,5 @@
 """Validation: PSNR and SSIM against scikit-image, held-out images, the best network, pictures and TensorBoard."""
 
-import importlib.util
-import sys
 import types
 
 import numpy as np
@@ -12,7 +10,6 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from bdg_fast import ResidualSampler, UNet
 from bdg_fast.training import Trainer, checkpoint
-from bdg_fast.training.log import RunLog
 from bdg_fast.training.ranks import Ranks
 from bdg_fast.training.validate import HeldOut, psnr, ssim
 from training_setup import config, losses, pictures, trainer
@@ -100,44 +97,3 @@ def test_the_best_checkpoint_is_kept(monkeypatch, tmp_path):
 def test_without_held_out_images_nothing_is_validated(tmp_path):
     run = config(tmp_path, validation=VALIDATION)
     assert Trainer(run, source=pictures(held_out=0), quiet=True).run(until=6).best is None
-
-
-def test_tensorboard_is_optional_and_named_where_it_is_asked_for(monkeypatch, tmp_path):
-    find = importlib.util.find_spec
-    monkeypatch.setattr("bdg_fast.training.log.find_spec", lambda name: None if name == "tensorboard" else find(name))
-    with pytest.raises(ImportError, match=r"pip install 'bdg-fast\[training\]'"):
-        trainer(tmp_path, log={"tensorboard": True})
-    RunLog(tmp_path, 0, None, quiet=True).close()
-
-
-def test_tensorboard_gets_numbers_and_pictures(monkeypatch, tmp_path):
-    told = []
-
-    class Writer:
-        def __init__(self, folder, purge_step):
-            told.append(("begin", purge_step))
-
-        def add_scalar(self, name, value, step):
-            told.append((name, value, step))
-
-        def add_image(self, name, image, step):
-            told.append((name, tuple(image.shape), step))
-
-        def close(self):
-            told.append(("end",))
-
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Writer))
-    monkeypatch.setattr("bdg_fast.training.log.find_spec", lambda name: True)
-    log = RunLog(tmp_path, 4, None, quiet=True)
-    log.numbers(5, "bridging", {"loss": 0.5})
-    log.picture(5, torch.zeros(3, 4, 6, dtype=torch.uint8))
-    log.close()
-    assert told == [("begin", 5), ("bridging/loss", 0.5, 5), ("samples", (3, 4, 6), 5), ("end",)]
-
-
-@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="needs TensorBoard")
-def test_tensorboard_itself(tmp_path):
-    log = RunLog(tmp_path, 0, True, quiet=True)
-    log.numbers(1, "bridging", {"loss": 0.5})
-    log.close()
-    assert list((tmp_path / "tensorboard").iterdir())

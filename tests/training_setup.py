@@ -2,11 +2,14 @@
 
 import os
 import signal
+import subprocess
 import sys
 import traceback
 from pathlib import Path
 
+import pytest
 import torch
+import torch.distributed as dist
 
 from bdg_fast.models import Fingerprint
 from bdg_fast.training import TrainConfig, Trainer, checkpoint
@@ -59,6 +62,43 @@ def losses(output, after=0):
         for line in read_log(output)
         if line["step"] > after
     ]
+
+
+def same_runs(output, expected, rel=1e-5):
+    """Logged numbers and last checkpoints of two runs are equal but for rounding."""
+    one, other = losses(expected), losses(output)
+    assert len(one) == len(other) > 0
+    for line, found in zip(one, other, strict=True):
+        assert found.keys() == line.keys()
+        for key, value in line.items():
+            assert found[key] == (pytest.approx(value, rel=rel, abs=1e-7) if isinstance(value, float) else value), key
+    ends = [checkpoint.load(folder / "checkpoints")[0] for folder in (expected, output)]
+    assert ends[0] is not None and ends[1] is not None
+    for name in ("parts", "optimizer", "network"):
+        assert getattr(ends[0], name).keys() == getattr(ends[1], name).keys()
+        for key, tensor in getattr(ends[0], name).items():
+            torch.testing.assert_close(getattr(ends[1], name)[key], tensor, atol=1e-5, rtol=0, msg=key)
+
+
+def on_two_ranks(script, folder):
+    """Run a test file as two processes: its `rank_main(rank, folder)`."""
+    done = subprocess.run([sys.executable, script, folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def two_ranks(rank_main, folder):
+    """Both processes, joined by gloo; the exit code."""
+
+    def main(rank):
+        dist.init_process_group("gloo", init_method=f"file://{folder}/ranks", rank=rank, world_size=2)
+        rank_main(rank, Path(folder))
+        dist.destroy_process_group()
+
+    import torch._dynamo  # FSDP and DDP do, for seconds: once for both
+
+    torch.set_num_threads(1)
+    Fingerprint(2, [1], 8)(torch.zeros(2, 3, 16, 16))  # loads what is compiled, before there are several
+    return any([ended(child) for child in [forked(main, rank) for rank in range(2)]])
 
 
 def killed(output, where):

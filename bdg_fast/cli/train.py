@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,16 @@ EXAMPLES = """examples:
   bdg-fast train --config configs/paper.yaml data.root=photos/ output=runs/first
   bdg-fast train --config configs/demo.yaml stages.bridging.losses.bridging=0 output=runs/without-bridging
   torchrun --nproc-per-node 8 -m bdg_fast.cli train --config configs/paper.yaml data.root=photos/
+  accelerate launch --multi_gpu --num_processes 8 -m bdg_fast.cli train --config configs/paper.yaml data.root=photos/
 
 A run whose folder holds checkpoints goes on from the newest, so the same command continues what was stopped. The folder
 gets the settings as they were understood (config.json), log.jsonl, samples/, checkpoints/, best/ and network/: the last
 two are what `bdg-fast restore --checkpoint` takes.
 
-exit code: 0 done, 2 bad usage or a run that had to stop (the message says why)
+SIGTERM and Ctrl-C save after the step that a run is in; a second one ends it at once.
+
+exit code: 0 done, 2 bad usage or a run that had to stop (the message says why), 143 saved and stopped by SIGTERM,
+130 by Ctrl-C
 """
 
 
@@ -43,14 +49,27 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check the settings, then train."""
     from bdg_fast.training import Trainer, load_config
+    from bdg_fast.training.launchers import unread
     from bdg_fast.training.settings import as_dict
+    from bdg_fast.training.signals import stop_on_signals
 
     config = load_config(arguments.config, arguments.settings)
     if arguments.check:
         print(json.dumps(as_dict(config), indent=1))
         return 0
-    result = Trainer(config, allow_changes=arguments.allow_changes).run()
-    if os.environ.get("RANK", "0") != "0":  # one of several processes tells
+    first = os.environ.get("RANK", "0") == "0"  # one of several processes tells
+    for line in unread(os.environ, config) if first else ():
+        print(f"bdg-fast: {line}", file=sys.stderr)
+    trainer = Trainer(config, allow_changes=arguments.allow_changes)
+    with stop_on_signals() as stop:
+        result = trainer.run(stop=stop)
+    if stop.agreed and not result.finished:
+        if first:
+            name = signal.Signals(stop.agreed).name
+            told = f"{name}: {config.output} is saved after step {result.step}; the same command goes on from there"
+            print(f"bdg-fast: {told}", file=sys.stderr)
+        return 128 + stop.agreed
+    if not first:
         return 0
     skipped = f", {result.skipped} of them skipped" if result.skipped else ""
     print(

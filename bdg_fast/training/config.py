@@ -302,14 +302,17 @@ class Log:
     Attributes:
         every: steps from one line to the next.
         tensorboard: also write for TensorBoard; by default if it is installed.
+        wandb: project of Weights & Biases that gets the same; none if not given.
     """
 
     every: int = 100
     tensorboard: bool | None = None
+    wandb: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse bad settings, by name."""
         _least("every", self.every, 1)
+        _check(self.wandb != "", "wandb must name a project, got ''")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -322,6 +325,7 @@ class TrainConfig:
         seed: of all that is random.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``; with several GPUs each process takes its own.
         dtype: of convolutions and products: ``"float32"``, or ``"bfloat16"``, with float32 weights and statistics.
+        parallel: how several processes share the weights: ``"ddp"``, a copy each, or ``"fsdp"``, a shard each.
         compile: the network by `torch.compile`.
         ema: largest decay of the averaged weights, which are what is restored with.
         non_finite: what a loss or gradient that is not finite does: ``"stop"``, or ``"skip"`` the step.
@@ -335,6 +339,7 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
     dtype: str = "float32"
+    parallel: str = "ddp"
     compile: bool = False
     ema: float = 0.999
     non_finite: str = "stop"
@@ -352,6 +357,7 @@ class TrainConfig:
         _check(any(stage.steps for stage in self.stages.values()), "stages must have one of more than 0 steps")
         _check(0 <= self.seed < 2**63, f"seed must be in 0..2^63 - 1, got {self.seed}")
         _choice("dtype", self.dtype, ("float32", "bfloat16"))
+        _choice("parallel", self.parallel, ("ddp", "fsdp"))
         _choice("non_finite", self.non_finite, ("stop", "skip"))
         _check(0 <= self.ema < 1, f"ema must be in [0, 1), got {self.ema}")
         _least("most_skipped", self.most_skipped, 0)
@@ -387,6 +393,6 @@ class TrainConfig:
         return any(stage.losses.weights.keys() - {"generation", "reconstruction"} for stage in self.active.values())
 
 
-FREE = ("output", "device", "checkpoint", "validation", "log", "non_finite", "most_skipped", "data.workers")
+FREE = ("output", "device", "parallel", "checkpoint", "validation", "log", "non_finite", "most_skipped", "data.workers")
 """Settings that may change when a run goes on: results of its steps do not depend on them."""
 assert {name.partition(".")[0] for name in FREE} <= {each.name for each in fields(TrainConfig)}

@@ -1,37 +1,33 @@
-"""What a run tells: a line on the terminal and one of JSON every so often, pictures, and TensorBoard if wanted."""
+"""What a run tells: a line on the terminal and one of JSON every so often, pictures, and what trackers get."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ..files import write_atomically
+from .config import TrainConfig
+from .settings import as_dict
+from .trackers import TensorBoard, Tracker, WeightsAndBiases, installed
 
 FILE = "log.jsonl"
 
 
-def require_tensorboard() -> None:
-    """ImportError that says what to install, unless TensorBoard is."""
-    if find_spec("tensorboard") is None:
-        raise ImportError("TensorBoard is not installed: pip install 'bdg-fast[training]', or log.tensorboard=false")
-
-
 class RunLog:
-    """Numbers of steps, in ``log.jsonl`` (JSON of a step a line, of exact values), on the terminal and for TensorBoard.
+    """Numbers of steps, in ``log.jsonl`` (JSON of a step a line, of exact values), on the terminal and for trackers.
 
     Args:
         folder: of the run.
         after: the last step that the run goes on from: what was logged of later ones is removed, as they come again.
-        tensorboard: write for it; None: if it is installed.
+        config: of the run, which names the trackers.
         quiet: nothing on the terminal.
     """
 
-    def __init__(self, folder: Path, after: int, tensorboard: bool | None, quiet: bool = False) -> None:
+    def __init__(self, folder: Path, after: int, config: TrainConfig, quiet: bool = False) -> None:
         """Open the files."""
         self.folder, self.quiet = folder, quiet
         path = folder / FILE
@@ -39,12 +35,12 @@ class RunLog:
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  (closed by close)
-        self._writer: Any = None
-        if tensorboard or (tensorboard is None and find_spec("tensorboard") is not None):
-            require_tensorboard()
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1)
+        self._trackers: list[Tracker] = []
+        wanted = config.log.tensorboard
+        if installed("tensorboard") if wanted is None else wanted:
+            self._trackers.append(TensorBoard(folder, after))
+        if config.log.wandb is not None:
+            self._trackers.append(WeightsAndBiases(folder, config.log.wandb, as_dict(config)))
 
     def numbers(self, step: int, stage: str, values: Mapping[str, float]) -> None:
         """Of one step: losses, learning rate, speed, or measures of validation."""
@@ -55,9 +51,8 @@ class RunLog:
                 f"step {step} {stage}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()),
                 flush=True,
             )
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(f"{stage}/{name}", value, step)
+        for tracker in self._trackers:
+            tracker.numbers(step, {f"{stage}/{name}": value for name, value in values.items()})
 
     def picture(self, step: int, image: Tensor) -> None:
         """Write ``samples/step-N.png``; ``image`` is uint8 ``[3, H, W]``."""
@@ -67,8 +62,8 @@ class RunLog:
         folder.mkdir(exist_ok=True)
         pixels = image.permute(1, 2, 0).contiguous().numpy()
         write_atomically(folder / f"step-{step:08d}.png", lambda file: Image.fromarray(pixels).save(file))
-        if self._writer is not None:
-            self._writer.add_image("samples", image, step)
+        for tracker in self._trackers:
+            tracker.picture(step, image)
 
     def say(self, text: str) -> None:
         """A line on the terminal."""
@@ -78,8 +73,8 @@ class RunLog:
     def close(self) -> None:
         """Close the files."""
         self._file.close()
-        if self._writer is not None:
-            self._writer.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def read_log(folder: str | Path) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..models import UNet
 from .config import Optimizer, Stage
+from .parallel import as_shard, local, shard_as
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
@@ -32,19 +33,30 @@ def make_optimizer(parameters: Mapping[str, nn.Parameter], settings: Optimizer, 
     )
 
 
-def moments(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """The optimizer's state, ``<parameter>/<moment>`` to a tensor."""
+def moments(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], own: Mapping[str, nn.Parameter]
+) -> dict[str, Tensor]:
+    """The optimizer's state, ``<parameter>/<moment>`` to a tensor, in shards where the parameters are.
+
+    Args:
+        optimizer: of ``own``.
+        parameters: that are trained, by name.
+        own: of each what this process updates (`parallel.Parallel.own`).
+    """
     return {
-        f"{name}/{key}": value
-        for name, parameter in parameters.items()
+        f"{name}/{key}": as_shard(value, parameters[name])
+        for name, parameter in own.items()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
 
 
 def load_moments(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor]
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    own: Mapping[str, nn.Parameter],
+    saved: Mapping[str, Tensor],
 ) -> None:
-    """Put back what :func:`moments` gave; parameters without a state stay without one.
+    """Put back what :func:`moments` gave, made whole; parameters without a state stay without one.
 
     Raises:
         ValueError: a moment of no parameter, or of another shape.
@@ -55,12 +67,12 @@ def load_moments(
         if parameter is None or (value.ndim and value.shape != parameter.shape):
             raise ValueError(f"the optimizer's {full} {list(value.shape)} fits no parameter that is trained")
         if value.ndim:
-            kept = torch.empty_like(parameter, requires_grad=False)
-            kept.copy_(value)
+            kept = torch.empty_like(own[name], requires_grad=False)
+            kept.copy_(local(shard_as(value, parameter)))
         else:  # the count of steps lies beside the parameter where one launch updates all
             fused = optimizer.param_groups[0].get("fused")
             kept = value.clone().to(parameter.device if fused else "cpu")
-        optimizer.state[parameter][key] = kept
+        optimizer.state[own[name]][key] = kept
 
 
 def learning_rate(stage: Stage, step: int) -> float:
@@ -76,6 +88,8 @@ def learning_rate(stage: Stage, step: int) -> float:
 class Average:
     """The network with exponentially averaged weights, which is what is restored with and exported.
 
+    Its weights may be sharded (`parallel.Parallel.shard`) as those that it follows.
+
     After ``n`` updates the decay is ``(1 + n) / (10 + n)``, at most ``decay``, so that the first weights are forgotten.
     """
 
@@ -88,5 +102,5 @@ class Average:
     def update(self, unet: UNet, updates: int) -> None:
         """Move towards the weights of ``unet``, after ``updates`` others."""
         decay = min(self.decay, (1 + updates) / (10 + updates))
-        mine, theirs = ([p.detach() for p in each.parameters()] for each in (self.unet, unet))
+        mine, theirs = ([local(p.detach()) for p in each.parameters()] for each in (self.unet, unet))
         torch._foreach_lerp_(mine, theirs, 1 - decay)

@@ -11,7 +11,7 @@ that of the whole schedule in every stage.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,11 @@ class Parts(nn.Module):
                 self.classifier = DegradationClassifier(settings.width, max(classes, 2))
                 self.temperature = losses.Temperature(settings.temperature)
 
+    def forward(self, stage: StageModule, *inputs: Any) -> dict[str, Tensor]:
+        """What ``stage`` computes of ``inputs``: within a call of this module FSDP has the weights gathered."""
+        found: dict[str, Tensor] = stage(*inputs)
+        return found
+
     def trained(self, stage: Stage) -> dict[str, nn.Parameter]:
         """Parameters that a stage's loss reaches, by name."""
         weights = stage.losses.weights
@@ -84,7 +89,7 @@ class Parts(nn.Module):
 
 
 class StageModule(nn.Module):
-    """The loss of one part of a step, for `DistributedDataParallel` to wrap.
+    """The loss of one part of a step, for `parallel.Parallel` to call.
 
     Args:
         parts: what is trained; shared by the stages.

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from bdg_fast.kernels.pixelwise import derived_seeds
 
@@ -25,11 +24,15 @@ from ..sampler import ResidualSampler
 from . import checkpoint
 from .config import Stage, TrainConfig
 from .data import Pair, Source, clean_images, degraded_pair, open_source
-from .log import RunLog, require_tensorboard
+from .log import RunLog
 from .optim import Average, learning_rate, load_moments, make_optimizer, moments
+from .parallel import Forward, Parallel, limit, whole_unet
+from .prefetch import prefetched
 from .ranks import Ranks, ranks
 from .settings import as_dict, differences
+from .signals import SIGNALS, StopRequest
 from .stages import DEGRADATION, Parts, StageModule, schedule_of, step_seeds
+from .trackers import require_trackers
 from .validate import HeldOut
 
 CONFIG, CHECKPOINTS, BEST, LAST = "config.json", "checkpoints", "best", "network"
@@ -63,7 +66,7 @@ class Trainer:
 
     Raises:
         ValueError: settings that do not fit the images, the number of processes, or the run in the folder, by name.
-        ImportError: TensorBoard is asked for and not installed. FileNotFoundError: no images.
+        ImportError: TensorBoard or Weights & Biases is asked for and not installed. FileNotFoundError: no images.
     """
 
     def __init__(
@@ -71,8 +74,7 @@ class Trainer:
     ) -> None:
         """Check what can be checked before the network is built."""
         self.config, self.quiet, self.allow_changes = config, quiet, allow_changes
-        if config.log.tensorboard:
-            require_tensorboard()
+        require_trackers(config.log.tensorboard, config.log.wandb)
         self.folder = Path(config.output)
         self.source = open_source(config.data) if source is None else source
         self.classes = self.source.classes or config.data.classes
@@ -92,8 +94,13 @@ class Trainer:
                 "give another output, or allow changes"
             )
 
-    def run(self, until: int | None = None) -> Result:
+    def run(self, until: int | None = None, stop: StopRequest | None = None) -> Result:
         """Train to the end, or to step ``until`` (of all stages together), where nothing is saved.
+
+        Args:
+            until: the last step.
+            stop: looked at in every step: when one process has been asked, all save and return after the same step, and
+                ``stop.agreed`` is set. No signal is handled unless the caller does (`signals.stop_on_signals`).
 
         Raises:
             NonFiniteError: a loss or gradient was not finite, by ``config.non_finite``. CheckpointError: checkpoints
@@ -109,7 +116,7 @@ class Trainer:
                         f"stages.{name}.batch must be a multiple of {each} (processes by accumulated parts), "
                         f"got {stage.batch}"
                     )
-            return _Run(self, found).train(until)
+            return _Run(self, found, stop or StopRequest()).train(until)
 
 
 @dataclass(frozen=True)
@@ -120,22 +127,21 @@ class _Active:
     stage: Stage
     first: int  # step that it begins at
     module: StageModule
-    wrapped: nn.Module  # around it, where there are several processes
+    forward: Forward  # of it, by all processes
     optimizer: torch.optim.Optimizer
     used: Mapping[str, nn.Parameter]
+    own: Mapping[str, nn.Parameter]  # what this process updates of them
     batches: Iterator[Batch]
 
 
 class _Run:
     """State of a run in one process. ``step`` counts the finished ones of all stages."""
 
-    def __init__(self, trainer: Trainer, ranks: Ranks) -> None:
+    def __init__(self, trainer: Trainer, ranks: Ranks, stop: StopRequest) -> None:
         self.config, self.source, self.classes = trainer.config, trainer.source, trainer.classes
-        self.folder, self.ranks = trainer.folder, ranks
+        self.folder, self.ranks, self.stop = trainer.folder, ranks, stop
         self.root = self.folder / CHECKPOINTS
         self.parts = Parts(self.config, len(self.classes)).to(ranks.device)
-        if ranks.device.type == "cuda":
-            self.parts.to(memory_format=torch.channels_last)
         self.average = Average(self.parts.unet, self.config.ema)
         self.counters: dict[str, Any] = {
             "step": 0, "updates": 0, "skipped": 0, "skipped_in_a_row": 0,
@@ -143,12 +149,17 @@ class _Run:
         }  # fmt: skip
         self.optimizer_state: Mapping[str, Tensor] = {}
         self._resume()
+        self.parallel = Parallel(self.parts, ranks, self.config.parallel)
+        self.parallel.shard(self.average.unet)
+        if ranks.device.type == "cuda" and not self.parallel.sharded:  # FSDP takes contiguous weights alone
+            for module in (self.parts, self.average.unet):
+                module.to(memory_format=torch.channels_last)
         self.held_out = self._validation()
         self.log: RunLog | None = None
         if ranks.first:
             text = json.dumps(as_dict(self.config), indent=1)
             write_atomically(self.folder / CONFIG, lambda file: file.write_text(text + "\n", encoding="utf-8"))
-            self.log = RunLog(self.folder, self.step, self.config.log.tensorboard, trainer.quiet)
+            self.log = RunLog(self.folder, self.step, self.config, trainer.quiet)
             if self.step:
                 self.log.say(f"{self.folder}: goes on after step {self.step}")
 
@@ -196,14 +207,16 @@ class _Run:
         try:
             first = 0
             for index, (name, stage) in enumerate(self.config.active.items()):
-                if first + stage.steps > self.step < end:
+                if first + stage.steps > self.step < end and not self.stop.agreed:
                     self._train_stage(index, name, stage, first, end)
                 first += stage.steps
-            if self.step == last and self.ranks.first:
-                save_unet(self.average.unet, self.folder / LAST)
+            if self.step == last:
+                self._export(LAST)
         finally:
             if self.log is not None:
                 self.log.close()
+        if self.stop.agreed:  # launchers end all processes when one has left: not before everything is written
+            self.ranks.collected(None)
         counters = self.counters
         return Result(self.step, self.step == last, counters["skipped"], counters["best"])
 
@@ -213,11 +226,11 @@ class _Run:
         used = self.parts.trained(stage)
         for full, parameter in self.parts.named_parameters():
             parameter.requires_grad_(full in used).grad = None
-        optimizer = make_optimizer(used, config.optimizer, stage.lr)
+        own = self.parallel.own(used)
+        optimizer = make_optimizer(own, config.optimizer, stage.lr)
         if self.step > first:
-            load_moments(optimizer, used, self.optimizer_state)
+            load_moments(optimizer, used, own, self.optimizer_state)
         module = StageModule(self.parts, config, stage, self.ranks.device)
-        wrapped: nn.Module = DistributedDataParallel(module) if world > 1 else module
         batches = self.source.batches(
             batch=stage.batch // (world * stage.accumulate),
             crop=stage.crop,
@@ -226,17 +239,13 @@ class _Run:
             start=(self.step - first) * stage.accumulate,
             seed=int(derived_seeds(torch.tensor([config.seed]), index)),
         )
-        now = _Active(name, stage, first, module, wrapped, optimizer, used, iter(batches))
-        try:
+        with contextlib.closing(prefetched(iter(batches), self.ranks.device)) as ahead:
+            now = _Active(name, stage, first, module, self.parallel.forward_of(module), optimizer, used, own, ahead)
             self._steps(now, min(first + stage.steps, end))
-        finally:
-            close = getattr(now.batches, "close", None)
-            if close is not None:  # ends what reads ahead
-                close()
 
     def _steps(self, now: _Active, stop: int) -> None:
         config, stage, seconds, since = self.config, now.stage, 0.0, self.step
-        while self.step < stop:
+        while self.step < stop and not self.stop.agreed:
             began = time.perf_counter()
             lr = learning_rate(stage, self.step - now.first)
             for group in now.optimizer.param_groups:
@@ -251,13 +260,14 @@ class _Run:
                 seconds, since = 0.0, self.step
             if self.held_out and (ending or self.step % config.validation.every == 0):
                 self._validate(now.name, stage)
-            if ending or self.step % config.checkpoint.every == 0:
-                self._save(moments(now.optimizer, now.used))
+            if ending or self.stop.agreed or self.step % config.checkpoint.every == 0:
+                self._save(moments(now.optimizer, now.used, now.own))
 
     def _step(self, now: _Active) -> dict[str, float]:
         """One step: terms of its loss, and the norm of its gradient before it is limited."""
         stage, names, device = now.stage, now.module.names, self.ranks.device
-        now.optimizer.zero_grad(set_to_none=True)
+        for parameter in now.used.values():
+            parameter.grad = None
         terms = torch.zeros(len(names), device=device)
         numbers: list[int] = []
         for part in range(stage.accumulate):
@@ -265,22 +275,25 @@ class _Run:
             numbers += batch.numbers.tolist()
             pair, seeds = self._inputs(stage, batch), batch.seeds.to(device)
             with contextlib.ExitStack() as around:
-                if part + 1 < stage.accumulate and isinstance(now.wrapped, DistributedDataParallel):
-                    around.enter_context(now.wrapped.no_sync())
+                if part + 1 < stage.accumulate:
+                    around.enter_context(self.parallel.alone(now.forward))
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16"):
-                    found = now.wrapped(*pair, seeds, self.step)
-                (found["loss"] / stage.accumulate).backward()
+                    found = now.forward(*pair, seeds, self.step)
+                torch.autograd.backward(found["loss"] / stage.accumulate)
             terms += torch.stack([found[each].detach().float() for each in names]) / stage.accumulate
-        own = terms.clone()
-        norm = nn.utils.get_total_norm([p.grad for p in now.used.values() if p.grad is not None])
-        *means, size = torch.cat((self.ranks.mean(terms), norm.float().view(1))).tolist()
+        gradients = self.parallel.gradients(now.used, now.own)
+        norm = self.parallel.norm(gradients.values())
+        asked = torch.tensor([float(self.stop.asked == each) for each in SIGNALS], device=device)
+        reduced = self.ranks.mean(torch.cat((terms, asked)))  # so that all stop after the same step
+        *means, terminate, interrupt, size = torch.cat((reduced, norm.float().view(1))).tolist()
+        self.stop.agreed = next((each for each, x in zip(SIGNALS, (terminate, interrupt), strict=True) if x), 0)
         values = {**dict(zip(names, means, strict=True)), "gradient": size}
         bad = [each for each, value in values.items() if not math.isfinite(value)]
         if bad:
-            self._not_finite(now, own, numbers, bad)
+            self._not_finite(now, terms, gradients, numbers, bad)
         else:
             if self.config.optimizer.clip:
-                nn.utils.clip_grads_with_norm_(now.used.values(), self.config.optimizer.clip, norm)
+                limit(gradients.values(), self.config.optimizer.clip, norm)
             now.optimizer.step()
             self.average.update(self.parts.unet, self.counters["updates"])
             self.counters["updates"] += 1
@@ -296,11 +309,15 @@ class _Run:
         seeds = step_seeds(batch.seeds, self.step, DEGRADATION)
         return degraded_pair(batch, seeds, device, self.config.data.degradations, stage.degradations)
 
-    def _not_finite(self, now: _Active, terms: Tensor, numbers: list[int], bad: list[str]) -> None:
+    def _not_finite(
+        self, now: _Active, terms: Tensor, gradients: Mapping[str, Tensor], numbers: list[int], bad: list[str]
+    ) -> None:
         """Stop, or count a skipped step. Every rank comes here if one does, as all see the same means."""
         images = ", ".join(dict.fromkeys(map(self.source.name, numbers)))
         if bad == ["gradient"]:
-            broken = [full for full, p in now.used.items() if p.grad is not None and not bool(p.grad.isfinite().all())]
+            mine = [full for full, gradient in gradients.items() if not bool(gradient.isfinite().all())]
+            broken = [full for each in self.ranks.collected(mine) for full in each]
+            images = ", ".join(dict.fromkeys(self.ranks.collected(images)))  # a gradient is that of all
             where = f"; of {broken[0] if broken else 'no single parameter'}, with the images {images}"
         else:
             mine = [each for each, x in zip(now.module.names, terms.tolist(), strict=True) if not math.isfinite(x)]
@@ -324,12 +341,13 @@ class _Run:
             schedule=schedule_of(self.config).stage(stage.coefficients),
             steps=whole.steps, start_noise=whole.start_noise, time=whole.time,
         )  # fmt: skip
-        scores = self.held_out.score(self.average.unet, sampler)
+        unet = whole_unet(self.average.unet)
+        scores = self.held_out.score(unet, sampler)
         counters = self.counters
         if counters["best_stage"] != name or counters["best"] is None or scores.psnr > counters["best"]:
             counters |= {"best": scores.psnr, "best_step": self.step, "best_stage": name}
             if self.ranks.first:
-                save_unet(self.average.unet, self.folder / BEST)
+                save_unet(unet, self.folder / BEST)
         if self.log is not None:
             measured = {"psnr": scores.psnr, "ssim": scores.ssim, "psnr_degraded": scores.psnr_degraded}
             self.log.numbers(self.step, name, measured)
@@ -337,7 +355,13 @@ class _Run:
                 self.log.picture(self.step, scores.picture)
 
     def _save(self, optimizer: Mapping[str, Tensor]) -> None:
-        if not self.ranks.first:
-            return
-        checkpoint.save(self.root, self.counters, self.parts.state_dict(), optimizer, self.average.unet)
-        checkpoint.prune(self.root, self.config.checkpoint.keep, self.counters["best_step"])
+        parts, optimizer = (self.parallel.gathered(each) for each in (self.parts.state_dict(), optimizer))
+        unet = whole_unet(self.average.unet)
+        if self.ranks.first:
+            checkpoint.save(self.root, self.counters, parts, optimizer, unet)
+            checkpoint.prune(self.root, self.config.checkpoint.keep, self.counters["best_step"])
+
+    def _export(self, name: str) -> None:
+        unet = whole_unet(self.average.unet)
+        if self.ranks.first:
+            save_unet(unet, self.folder / name)
