@@ -49,6 +49,10 @@ def report(monkeypatch):
     monkeypatch.setattr(gpu_restore, "LEAST_DB", 20)
     monkeypatch.setattr(gpu_restore, "CASES", (gpu_restore.Case("T", 1), gpu_restore.Case("T", 16)))
     monkeypatch.setattr(gpu_restore, "CudaCapture", lambda device: capture)
+    # optimizers ask whether a GPU records a graph
+    monkeypatch.setattr(
+        torch.optim.Optimizer, "_accelerator_graph_capture_health_check", lambda self: None, raising=False
+    )
     tiny = training_speed.Case("T", 2, 8, "restoration")
     monkeypatch.setattr(training_speed, "GPU_CASES", (tiny,))
     monkeypatch.setattr(training_speed, "SIZES", {"T": UNetConfig(width=8, multipliers=(1,))})

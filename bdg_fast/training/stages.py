@@ -11,7 +11,7 @@ that of the whole schedule in every stage.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,10 +55,9 @@ class Parts(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.unet = UNet(config.network)
-            for name, head in self.unet.named_children():
-                if name in ("head", "residual_head"):  # begins at x_0 = x_lq, from which the way is short
-                    nn.init.zeros_(cast(nn.Conv2d, head).weight)
-                    nn.init.zeros_(cast(nn.Conv2d, head).bias)
+            for name, parameter in self.unet.named_parameters():
+                if name.startswith(("head.", "residual_head.")):  # begins at x_0 = x_lq, from where the way is short
+                    nn.init.zeros_(parameter)
             self.encoder: GLCMEncoder | None = None
             if config.uses_encoder:
                 self.encoder = GLCMEncoder(settings.levels, 1 + settings.residual, settings.width, settings.base)
