@@ -9,9 +9,10 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from bdg_fast import ResidualSampler, UNet
+from bdg_fast.metrics import psnr, ssim
 from bdg_fast.training import Trainer, checkpoint
 from bdg_fast.training.ranks import Ranks
-from bdg_fast.training.validate import HeldOut, psnr, ssim
+from bdg_fast.training.validate import HeldOut
 from training_setup import config, losses, pictures, trainer
 
 CPU = Ranks(0, 1, torch.device("cpu"))

@@ -1,0 +1,119 @@
+"""How much a restoration helps: photographs are degraded in known ways, restored, and compared with what they were."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..data.degrade import RANGES, degrade
+from ..metrics import psnr, ssim
+
+KINDS = ("noise", "blur", "rain", "snow", "haze", "lowlight", "jpeg")
+"""Degradations that are scored."""
+SHARES = (1 / 6, 1 / 2, 5 / 6)
+"""Of the range of a degradation's level: mild, medium and strong."""
+CLEAN = "clean"
+
+Restore = Callable[[Tensor], Tensor]
+"""Images float32 ``[B, 3, H, W]`` in [0, 1] to restored ones."""
+
+
+class Score(NamedTuple):
+    """Of one photograph, degraded in one way. PSNR in dB; infinite where nothing was degraded."""
+
+    photograph: str
+    kind: str
+    level: float
+    psnr_degraded: float
+    psnr: float
+    ssim_degraded: float
+    ssim: float
+    change: float  # root mean square of restored minus degraded, in 1/255
+
+
+class Mean(NamedTuple):
+    """Of several scores."""
+
+    count: int
+    psnr_degraded: float
+    psnr: float
+    ssim_degraded: float
+    ssim: float
+    change: float
+
+    @property
+    def gain(self) -> float:
+        """In dB."""
+        return self.psnr - self.psnr_degraded
+
+
+def versions(photograph: Tensor, kinds: Sequence[str] = KINDS, shares: Sequence[float] = SHARES) -> list[tuple]:
+    """Degraded versions of a photograph, rounded to 8 bits: ``(kind, level, image)``, the clean one first.
+
+    They are the same every time: seeds are numbers of kind and share.
+
+    Args:
+        photograph: float32 ``[3, H, W]`` in [0, 1].
+        kinds: of `bdg_fast.data.degrade.NAMES`.
+        shares: of each one's range of levels, 0 to 1.
+    """
+    found: list[tuple[str, float, Tensor]] = [(CLEAN, 0.0, photograph[None])]
+    for kind in kinds:
+        low, high = RANGES[kind]
+        for number, share in enumerate(shares):
+            level, seed = low + (high - low) * share, torch.tensor([100 * list(RANGES).index(kind) + number])
+            found.append((kind, level, degrade(photograph[None], kind, level, seed).mul(255).round().div(255)))
+    return found
+
+
+def score(
+    restore: Restore,
+    photographs: Iterable[tuple[str, Tensor]],
+    kinds: Sequence[str] = KINDS,
+    shares: Sequence[float] = SHARES,
+) -> list[Score]:
+    """Degrade, restore, compare; restored images are rounded to 8 bits.
+
+    Args:
+        restore: takes and gives float32 ``[1, 3, H, W]`` in [0, 1].
+        photographs: names and float32 ``[3, H, W]`` in [0, 1], of 11 x 11 pixels at least.
+        kinds, shares: see :func:`versions`.
+    """
+    scores = []
+    for name, photograph in photographs:
+        clean = photograph[None]
+        for kind, level, degraded in versions(photograph, kinds, shares):
+            restored = restore(degraded).clamp(0, 1).mul(255).round().div(255)
+            change = 255 * (restored - degraded).square().mean().sqrt()
+            before, after = (float(psnr(each, clean)) for each in (degraded, restored))
+            alike = [float(ssim(each, clean)) for each in (degraded, restored)]
+            scores.append(Score(name, kind, level, before, after, *alike, float(change)))
+    return scores
+
+
+def means(scores: Sequence[Score]) -> Mapping[str, Mean]:
+    """By kind, in their order; ``"all"`` is the mean over the degradations, each counting alike, without the clean."""
+    found = {}
+    for kind in dict.fromkeys(one.kind for one in scores):
+        rows = [one[3:] for one in scores if one.kind == kind]
+        found[kind] = Mean(len(rows), *(sum(column) / len(rows) for column in zip(*rows, strict=True)))
+    degraded = [one for kind, one in found.items() if kind != CLEAN]
+    if degraded:
+        columns = list(zip(*(one[1:] for one in degraded), strict=True))
+        number = sum(one.count for one in degraded)
+        found["all"] = Mean(number, *(sum(column) / len(degraded) for column in columns))
+    return found
+
+
+def table(scores: Sequence[Score]) -> str:
+    """:func:`means` in Markdown."""
+    lines = ["| | images | PSNR before | after | gain | SSIM before | after |", "|---|---|---|---|---|---|---|"]
+    for kind, one in means(scores).items():
+        before, gain = ("", "") if math.isinf(one.psnr_degraded) else (f"{one.psnr_degraded:.2f}", f"{one.gain:+.2f}")
+        alike = f"{one.ssim_degraded:.3f} | {one.ssim:.3f}"
+        lines.append(f"| {kind} | {one.count} | {before} | {one.psnr:.2f} | {gain} | {alike} |")
+    return "\n".join(lines)
