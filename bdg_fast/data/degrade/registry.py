@@ -12,8 +12,8 @@
     jpeg               100 - quality of a JPEG file                                                   10 .. 95
     resample           factor of bicubic down-sampling, undone                                       1.5 .. 8
 
-Names joined by ``+`` apply one after another (``lowlight+haze+rain``); their level is a share 0 .. 1 of each one's
-range.
+Names joined by ``+`` apply one after another (``blur+jpeg``), but haze last: it lies over the darkened scene and what
+falls in it, as in CDD-11 (Guo et al., 2024). Their level is a share 0 .. 1 of each one's range.
 """
 
 from __future__ import annotations
@@ -120,4 +120,4 @@ def _parts(name: str) -> list[str]:
     parts = name.split("+") if isinstance(name, str) else []
     if not parts or any(part not in FUNCTIONS for part in parts) or len(set(parts)) < len(parts):
         raise ValueError(f"name must be one of {', '.join(FUNCTIONS)}, or several joined by '+', got {name!r}")
-    return parts
+    return sorted(parts, key=lambda part: part == "haze")
