@@ -5,6 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
+from bdg_fast.data.datasets import SampleError
+from bdg_fast.data.degrade import CDD11
 from bdg_fast.data.shards import write_shards
 from bdg_fast.training.config import Data
 from bdg_fast.training.data import open_source
@@ -41,6 +43,39 @@ def test_pairs_bring_their_classes(pairs):
     apart = {(int(k), int(c)) for k, c in zip(held.kinds, held.clean[:, 0, 0, 0], strict=True)}
     assert len(set(seen)) == 8 and not apart & set(seen)
     assert f"{seen[0][1] // 20}.png" in source.name(int(epoch[0].numbers[0]))
+
+
+def test_a_held_out_scene_is_not_trained_on_under_another_degradation(tmp_path):
+    """CDD-11 has eleven degraded images of each clean one."""
+    for folder in ("clear", *(kind.replace("lowlight", "low").replace("+", "_") for kind in CDD11)):
+        (tmp_path / "train" / folder).mkdir(parents=True)
+        for number in range(5):
+            image = Image.fromarray(np.full((12, 12, 3), 20 * number, np.uint8))
+            image.save(tmp_path / "train" / folder / f"{number}.png")
+    source = open_source(Data(source="cdd11", root=str(tmp_path), held_out=2))
+    held = set(source.held_out(12).clean[:, 0, 0, 0].tolist())
+    seen = torch.cat([batch.clean[:, 0, 0, 0] for batch in taken(source, 1, batch=11 * 3)])
+    assert len(held) == 2 and seen.bincount().tolist().count(11) == 3
+    assert not held & set(seen.tolist())
+    with pytest.raises(ValueError, match=r"held_out must leave an image .* got 5 with the clean files of all"):
+        open_source(Data(source="cdd11", root=str(tmp_path), held_out=5))
+
+
+def test_held_out_images_are_the_middles_of_those_that_can_be_read(tmp_path):
+    for number in range(4):
+        pixels = np.arange(20 * 20, dtype=np.uint16).reshape(20, 20) * 160
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    source = open_source(Data(source="folder", root=str(tmp_path), held_out=2))
+    middle = np.rint(pixels[6:14, 6:14] / 257)
+    held = source.held_out(8)
+    assert [np.array_equal(one[0], middle) for one in held.clean] == [True, True]
+    assert held.seeds.tolist() == held.numbers.tolist() == [0, 2]
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match=r"0\.png cannot be read and is left out"):
+        assert source.held_out(8).numbers.tolist() == [2]
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    with pytest.warns(UserWarning), pytest.raises(SampleError, match=r"2\.png: cannot identify"):
+        source.held_out(8)
 
 
 def test_ranks_share_out_a_step_and_runs_resume(pairs):

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from bdg_fast.kernels.pixelwise import derived_seeds, uniforms
 
-from ..data.datasets import Dataset, Sample, Stream
+from ..data.datasets import Dataset, Sample, SampleError, Stream
 from ..data.degrade import RANGES, degrade, two_order_chain
 from ..data.images import bundled_photographs, read_image
 from ..data.layouts import LAYOUTS, open_layout
-from ..data.loader import Batch, Skipped, batches
+from ..data.loader import Batch, Skipped, batches, stacked
 from ..data.order import Order
 from ..data.shards import ShardFolder
 from .config import CHAIN, Data
@@ -157,7 +157,8 @@ class Collection:
 
     Args:
         images: numbered, or a stream of them, of which none can be held out.
-        held_out: of them, drawn over all, to measure progress.
+        held_out: of them, spread over all, to measure progress. What else has one of their clean files is left out of
+            training too: other degradations of it, and its repetitions in a mixture.
         workers: threads that read ahead.
 
     Raises:
@@ -176,6 +177,8 @@ class Collection:
         apart = numbers[:: len(images) // held_out][:held_out] if held_out else ()
         self.apart = tuple(apart)
         self.training = images if isinstance(images, Stream) else _Without(images, self.apart)
+        if not len(self.training):
+            raise ValueError(f"held_out must leave an image to train on, got {held_out} with the clean files of all")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -197,19 +200,22 @@ class Collection:
             yield one
 
     def held_out(self, crop: int) -> Batch | None:
-        """Images that are left out of :meth:`batches`; their seeds are their numbers."""
+        """The middles of images that are left out of :meth:`batches`; their seeds are their numbers.
+
+        Raises:
+            SampleError: none of them can be read; if only some cannot, warnings name them.
+        """
         if not self.apart or isinstance(self.images, Stream):
             return None
-        samples = [self.images.read(number, number, crop) for number in self.apart]
-        numbers = torch.tensor(self.apart)
-        degraded = [sample.degraded for sample in samples if sample.degraded is not None]
-        return Batch(
-            torch.stack([sample.clean for sample in samples]),
-            torch.stack(degraded) if degraded else None,
-            torch.tensor([sample.kind for sample in samples]),
-            numbers,
-            numbers,
-        )
+        samples: list[Sample] = []
+        for number in self.apart:
+            try:
+                samples.append(self.images.read(number, None, crop))
+            except SampleError as error:
+                if number == self.apart[-1] and not samples:
+                    raise
+                warnings.warn(f"{error.file} cannot be read and is left out: {error.reason}", stacklevel=2)
+        return stacked(samples)
 
     def name(self, number: int) -> str:
         """The file; for streams the number."""
@@ -217,20 +223,26 @@ class Collection:
 
 
 class _Without:
-    """A data set but for some numbers, which others keep."""
+    """A data set but for the clean files of some numbers."""
 
     def __init__(self, images: Dataset, apart: Sequence[int]) -> None:
         self.images, self.paired, self.kinds = images, images.paired, images.kinds
-        self.numbers = tuple(sorted(set(range(len(images))) - set(apart))) if apart else range(len(images))
+        self.numbers: Sequence[int] = range(len(images))
+        if apart:
+            files = {images.clean_file(number) for number in apart}
+            self.numbers = [number for number in self.numbers if images.clean_file(number) not in files]
 
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def read(self, number: int, seed: int, crop: int) -> Sample:
+    def read(self, number: int, seed: int | None, crop: int) -> Sample:
         return self.images.read(self.numbers[number], seed, crop)
 
     def name(self, number: int) -> str:
         return self.images.name(self.numbers[number])
+
+    def clean_file(self, number: int) -> Path:
+        return self.images.clean_file(self.numbers[number])
 
 
 def _collection(data: Data) -> Source:
