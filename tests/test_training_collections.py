@@ -5,11 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from bdg_fast.data.datasets import SampleError
+from bdg_fast.data.datasets import PairedFolder, SampleError
 from bdg_fast.data.degrade import CDD11
-from bdg_fast.data.shards import write_shards
+from bdg_fast.data.shards import ShardFolder, write_shards
+from bdg_fast.training import Trainer
 from bdg_fast.training.config import Data
-from bdg_fast.training.data import open_source
+from bdg_fast.training.data import Collection, open_source
+from training_setup import config
 
 
 @pytest.fixture
@@ -78,6 +80,25 @@ def test_held_out_images_are_the_middles_of_those_that_can_be_read(tmp_path):
         source.held_out(8)
 
 
+def test_pairs_of_an_unknown_kind_are_not_classified(pairs, tmp_path):
+    alone = {"source": "paired", "root": str(pairs / "haze"), "held_out": 0}
+    changes = {"data": alone, "validation": {"every": 0}}
+    with pytest.raises(ValueError, match=r"^stages.bridging.losses.classification must be 0: the images have one"):
+        Trainer(config(tmp_path / "run", **changes))
+    run = config(tmp_path / "run", stages={"losses": {"classification": 0}}, **changes)
+    assert Trainer(run, quiet=True).run().finished
+    write_shards(PairedFolder(pairs / "haze" / "input", pairs / "haze" / "target"), tmp_path / "shards")
+    shards = {"source": "shards", "root": str(tmp_path / "shards"), "held_out": 0, "degradations": ["haze", "rain"]}
+    with pytest.raises(ValueError, match=r"losses.classification must be 0: of image \d+ nobody knows"):
+        Trainer(config(tmp_path / "other", data=shards), quiet=True).run()
+
+
+def test_a_stage_cannot_choose_among_degradations_that_were_made_before(pairs, tmp_path):
+    data = {"source": "paired", "root": str(pairs), "held_out": 0, "degradations": ["haze", "rain"]}
+    with pytest.raises(ValueError, match=r"^stages.generation.degradations must not be given: .* degraded already"):
+        Trainer(config(tmp_path / "run", data=data, stages={"degradations": ["rain"]}))
+
+
 def test_ranks_share_out_a_step_and_runs_resume(pairs):
     source = open_source(Data(source="paired", root=str(pairs), held_out=0))
     whole = taken(source, 3, batch=4)
@@ -100,7 +121,7 @@ def test_shards_and_a_wrong_tree(pairs, tmp_path):
     source = open_source(Data(source="shards", root=str(tmp_path / "shards"), held_out=0))
     assert source.classes == () and source.held_out(12) is None
     assert taken(source, 3)[0].degraded is None
-    with pytest.raises(ValueError, match=r"data\.held_out must be 0 for shards"):
-        open_source(Data(source="shards", root=str(tmp_path / "shards")))
+    with pytest.raises(ValueError, match=r"held_out must be 0 for shards"):
+        Collection(ShardFolder(tmp_path / "shards"), held_out=1)
     with pytest.raises(FileNotFoundError, match=r"clear"):
         open_source(Data(source="cdd11", root=str(tmp_path)))

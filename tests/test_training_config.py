@@ -75,6 +75,12 @@ def test_overrides_replace_what_a_file_says(tmp_path):
         ("data.degradations=[noise, chain]", r"^data.degradations must be 'chain' alone"),
         ("data.degradations=[noise]", r"^stages.bridging.losses.classification must be 0 for the one degradation"),
         ("data.source=folder", r"^data.root must name the folder"),
+        ("data.source=web", r"^data.source must be one of 'photographs', 'folder', .* got 'web'"),
+        ("data.root=mine", r"^data.root must not be given for source='photographs', which come along: 'mine'"),
+        ("data={source: shards, root: x}", r"^data.held_out must be 0 for shards, .* got 2"),
+        ("device=gpu", r"^device must be 'auto', 'cpu', 'cuda' or 'cuda:1', got 'gpu'"),
+        ("encoder.scales=[1, 16]", r"^stages.bridging.crop must be above 16, the largest of encoder.scales, got 16"),
+        ("stages.bridging.losses.generation=0", r"^stages.bridging.losses must train the network's output"),
         ("encoder.levels=1", r"^encoder.levels must be in 2..256"),
         ("optimizer.betas=[0.9]", r"^optimizer.betas must be two numbers"),
         ("non_finite=ignore", r"^non_finite must be one of 'stop', 'skip'"),
@@ -106,13 +112,17 @@ def test_without_pyyaml_it_is_told_what_to_install(monkeypatch, tmp_path):
         load_config(ROOT / "configs/demo.yaml")
 
 
-def test_bad_yaml_is_named(tmp_path):
+def test_bad_files_are_named(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("stages: [")
     with pytest.raises(ValueError, match=r"run.yaml is no YAML"):
         load_config(file)
     file.write_text("- 1")
     with pytest.raises(ValueError, match=r"must hold settings by name, got list"):
+        load_config(file)
+    file = tmp_path / "run.json"
+    file.write_text('{"seed":')
+    with pytest.raises(ValueError, match=r"run.json is no JSON: Expecting value: line 1"):
         load_config(file)
 
 

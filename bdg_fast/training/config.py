@@ -8,7 +8,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields
 
+import torch
+
 from ..data.degrade import NAMES, STATES
+from ..data.layouts import LAYOUTS
 from ..models import UNetConfig
 from ..schedule import STAGES
 
@@ -22,6 +25,8 @@ PUBLISHED = {
 """Weights of :data:`TERMS` in (5), (8) and (9) with (10), by a stage's coefficients."""
 CHAIN = "chain"
 """The degradation that is Real-ESRGAN's two-order chain, whose states are the classes."""
+SOURCES = ("photographs", "folder", "paired", *LAYOUTS, "shards")
+"""Where images may come from."""
 CLASSES_OF_CHAIN = tuple(f"state {state}" for state in range(STATES))
 
 
@@ -87,7 +92,7 @@ class Stage:
         crop: side of the square training images, in pixels.
         lr: largest learning rate.
         schedule: ``"cosine"`` falls to ``lr_end``, ``"constant"`` stays.
-        lr_end: the last learning rate of ``"cosine"``.
+        lr_end: what ``"cosine"`` falls to, just after the last step, so that every step learns.
         warmup: steps in which the learning rate rises from nearly 0.
         losses: weights of the terms, by default those of the coefficients.
         variant: of (5): ``"plain"`` weighs all times alike; ``"published"`` is the equation, some 1e-5 of it, beside
@@ -123,14 +128,15 @@ class Stage:
         )
         object.__setattr__(self, "losses", self.losses.completed(self.coefficients))
         weights = self.losses.weights
-        _check(bool(weights), "losses must have a weight above 0")
         contrast = weights.keys() & {"bridging", "negative"}
         _check(
             not contrast or self.batch // self.accumulate > 1,
             f"batch must be at least 2 in each accumulated part, where {' and '.join(sorted(contrast))} compare images",
         )
-        learned = weights.keys() - {"classification", "negative"}
-        _check(bool(learned), "losses must train the network: only classification and negative have weights")
+        _check(
+            bool(weights.keys() & {"generation", "reconstruction"}),
+            "losses must train the network's output: generation or reconstruction must be above 0",
+        )
         if self.coefficients == "generation":
             odd = weights.keys() - {"generation", "reconstruction"}
             _check(not odd, f"losses.{', '.join(sorted(odd))} must be 0 in generation, which has no degraded images")
@@ -201,8 +207,13 @@ class Data:
             _check(known, f"degradations must be of {', '.join(NAMES)}, or {CHAIN!r} alone, got {name!r}")
         _least("held_out", self.held_out, 0)
         _least("workers", self.workers, 0)
-        if self.source != "photographs":
+        _choice("source", self.source, SOURCES)
+        if self.source == "photographs":
+            _check(not self.root, f"root must not be given for source='photographs', which come along: {self.root!r}")
+        else:
             _check(bool(self.root), f"root must name the folder of source={self.source!r}")
+        if self.source == "shards":
+            _check(not self.held_out, f"held_out must be 0 for shards, which cannot hold any out, got {self.held_out}")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -334,6 +345,10 @@ class TrainConfig:
         """Refuse bad settings and what does not go together, by name."""
         _check(any(stage.steps for stage in self.stages.values()), "stages must have one of more than 0 steps")
         _check(0 <= self.seed < 2**63, f"seed must be in 0..2^63 - 1, got {self.seed}")
+        try:
+            torch.device("cpu" if self.device == "auto" else self.device)
+        except RuntimeError:
+            raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:1', got {self.device!r}") from None
         _choice("dtype", self.dtype, ("float32", "bfloat16"))
         _choice("non_finite", self.non_finite, ("stop", "skip"))
         _check(0 <= self.ema < 1, f"ema must be in [0, 1), got {self.ema}")
@@ -354,6 +369,11 @@ class TrainConfig:
         _check(
             "classification" not in weights or len(self.data.classes) > 1,
             f"{where}.losses.classification must be 0 for the one degradation of data.degradations",
+        )
+        largest = max(self.encoder.scales)
+        _check(
+            stage.crop > largest or not weights.keys() - {"generation", "reconstruction"},
+            f"{where}.crop must be above {largest}, the largest of encoder.scales, got {stage.crop}",
         )
         unknown = set(stage.degradations or ()) - set(self.data.degradations)
         _check(not unknown, f"{where}.degradations must be of data.degradations, got {', '.join(sorted(unknown))}")

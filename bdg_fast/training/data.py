@@ -6,7 +6,7 @@ So a run that goes on at any step, or on another number of ranks, sees what it w
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -16,10 +16,11 @@ from torch import Tensor
 
 from bdg_fast.kernels.pixelwise import derived_seeds, uniforms
 
+from ..data.crops import eight_bits
 from ..data.datasets import Dataset, Sample, SampleError, Stream
 from ..data.degrade import RANGES, degrade, two_order_chain
 from ..data.images import bundled_photographs, read_image
-from ..data.layouts import LAYOUTS, open_layout
+from ..data.layouts import open_layout
 from ..data.loader import Batch, Skipped, batches, stacked
 from ..data.order import Order
 from ..data.shards import ShardFolder
@@ -27,6 +28,8 @@ from .config import CHAIN, Data
 
 KEPT = 256
 """Images of a folder that stay in memory."""
+UNKNOWN_KIND = "degraded"
+"""The class of pairs that do not tell theirs."""
 DRAW = 0
 """Purpose of all random numbers here: each use has seeds of its own."""
 
@@ -127,9 +130,7 @@ class Pictures:
 
     def _load(self, number: int) -> Tensor:
         image = self.images[number]
-        pixels = image if isinstance(image, Tensor) else read_image(image)
-        if pixels.dtype != torch.uint8:  # 16 bits
-            pixels = (pixels.to(torch.int32) >> 8).to(torch.uint8)
+        pixels = image if isinstance(image, Tensor) else torch.from_numpy(eight_bits(read_image(image).numpy()))
         return pixels.expand(3, -1, -1)
 
 
@@ -168,7 +169,7 @@ class Collection:
     def __init__(self, images: Dataset | Stream, held_out: int = 0, workers: int = 4) -> None:
         """Nothing is read yet."""
         if isinstance(images, Stream) and held_out:
-            raise ValueError(f"data.held_out must be 0 for shards, which cannot hold images out, got {held_out}")
+            raise ValueError(f"held_out must be 0 for shards, which cannot hold any out, got {held_out}")
         if held_out >= len(images):
             raise ValueError(f"held_out must leave an image to train on, got {held_out} of {len(images)}")
         self.images, self.workers = images, workers
@@ -182,8 +183,8 @@ class Collection:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Those of paired images; none where degradations are made."""
-        return self.images.kinds if self.images.paired else ()
+        """Those of paired images, one for all of an unknown kind; none where degradations are made."""
+        return (self.images.kinds or (UNKNOWN_KIND,)) if self.images.paired else ()
 
     def batches(self, *, batch: int, crop: int, rank: int, world: int, start: int, seed: int) -> Iterator[Batch]:
         """See :meth:`Source.batches`."""
@@ -251,22 +252,13 @@ def _collection(data: Data) -> Source:
     return Collection(images, data.held_out, data.workers)
 
 
-SOURCES: dict[str, Callable[[Data], Source]] = {
-    "photographs": lambda data: Pictures(bundled_photographs(), data.held_out),
-    **dict.fromkeys(("folder", "paired", *LAYOUTS, "shards"), _collection),
-}
-"""What `Data.source` names: bundled photographs, layouts of `bdg_fast.data.layouts`, or shards."""
-
-
 def open_source(data: Data) -> Source:
     """The source that settings name.
 
     Raises:
-        ValueError: there is none of this name, or too few images. FileNotFoundError: no image in its folder.
+        ValueError: too few images. FileNotFoundError: no image in its folder.
     """
-    if data.source not in SOURCES:
-        raise ValueError(f"data.source must be one of {', '.join(map(repr, SOURCES))}, got {data.source!r}")
-    return SOURCES[data.source](data)
+    return Pictures(bundled_photographs(), data.held_out) if data.source == "photographs" else _collection(data)
 
 
 class Pair(NamedTuple):

@@ -30,7 +30,10 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> TrainConfig:
     """
     path = Path(path)
     text = path.read_text(encoding="utf-8")
-    values = json.loads(text) if path.suffix == ".json" else _parsed(text, str(path))
+    try:
+        values = json.loads(text) if path.suffix == ".json" else _parsed(text, str(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold settings by name, got {type(values).__name__}")
     for override in overrides:
