@@ -46,6 +46,8 @@ def test_overrides_replace_what_a_file_says(tmp_path):
     assert config.stages["bridging"].lr == 1e-4 and config.stages["bridging"].steps == 3
     assert config.data.degradations == ("jpeg", "noise") and config.output == "y" and config.seed == 7
     assert config.optimizer.fused is False and config.data.root is None
+    file.write_text(json.dumps({**settings("x"), "log": None}))
+    assert load_config(file, ["log.every=7"]).log.every == 7
     assert config.stages["restoration"].losses.weights["generation"] == 0.5
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -83,8 +84,8 @@ class Dataset(Protocol):
     def name(self, number: int) -> str:
         """What to call the image ``number``: its file, the degraded one where there are two."""
 
-    def clean_file(self, number: int) -> Path:
-        """The clean image of ``number``, which others may share: what is apart from training must be so of all."""
+    def clean_file(self, number: int) -> str:
+        """The file of the clean image of ``number``, which other numbers may share."""
 
 
 class ImageFolder:
@@ -130,9 +131,9 @@ class ImageFolder:
         """As :meth:`Dataset.name`."""
         return str(self.files[number])
 
-    def clean_file(self, number: int) -> Path:
+    def clean_file(self, number: int) -> str:
         """As :meth:`Dataset.clean_file`."""
-        return self.files[number]
+        return str(self.files[number])
 
 
 class NoisyFolder(ImageFolder):
@@ -228,9 +229,9 @@ class PairedFolder:
         """As :meth:`Dataset.name`."""
         return str(self.pairs[number][0])
 
-    def clean_file(self, number: int) -> Path:
+    def clean_file(self, number: int) -> str:
         """As :meth:`Dataset.clean_file`."""
-        return self.pairs[number][1]
+        return str(self.pairs[number][1])
 
 
 class Mixture:
@@ -283,14 +284,14 @@ class Mixture:
         which, own = self._place(number)
         return self.parts[which].name(own)
 
-    def clean_file(self, number: int) -> Path:
+    def clean_file(self, number: int) -> str:
         """As :meth:`Dataset.clean_file`."""
         which, own = self._place(number)
         return self.parts[which].clean_file(own)
 
     def _place(self, number: int) -> tuple[int, int]:
         """The part, and the image of it."""
-        which = next(i for i, end in enumerate(self._ends) if number < end)
+        which = bisect_right(self._ends, number)
         return which, (number - (self._ends[which - 1] if which else 0)) % len(self.parts[which])
 
 

@@ -242,7 +242,7 @@ class _Without:
     def name(self, number: int) -> str:
         return self.images.name(self.numbers[number])
 
-    def clean_file(self, number: int) -> Path:
+    def clean_file(self, number: int) -> str:
         return self.images.clean_file(self.numbers[number])
 
 

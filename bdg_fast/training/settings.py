@@ -67,7 +67,7 @@ def _parsed(text: str, source: str) -> Any:
 def _replace(values: dict[str, Any], name: str, value: Any) -> None:
     *above, last = name.split(".")
     for part in above:
-        inner = values.setdefault(part, {})
+        inner = values[part] = {} if values.get(part) is None else values[part]  # nothing after a name in YAML
         if not isinstance(inner, dict):
             raise ValueError(f"{name}: {part} has no settings inside")
         values = inner
