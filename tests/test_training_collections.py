@@ -8,10 +8,11 @@ from PIL import Image
 from bdg_fast.data.datasets import PairedFolder, SampleError
 from bdg_fast.data.degrade import CDD11
 from bdg_fast.data.shards import ShardFolder, write_shards
-from bdg_fast.training import Trainer
+from bdg_fast.training import TrainConfig, Trainer
 from bdg_fast.training.config import Data
 from bdg_fast.training.data import Collection, open_source
-from training_setup import config
+from bdg_fast.training.settings import build
+from training_setup import config, settings
 
 
 @pytest.fixture
@@ -95,8 +96,10 @@ def test_pairs_of_an_unknown_kind_are_not_classified(pairs, tmp_path):
 
 def test_a_stage_cannot_choose_among_degradations_that_were_made_before(pairs, tmp_path):
     data = {"source": "paired", "root": str(pairs), "held_out": 0, "degradations": ["haze", "rain"]}
-    with pytest.raises(ValueError, match=r"^stages.generation.degradations must not be given: .* degraded already"):
-        Trainer(config(tmp_path / "run", data=data, stages={"degradations": ["rain"]}))
+    stage = {"coefficients": "bridging", "steps": 1, "degradations": ["rain"]}
+    run = build(TrainConfig, {**settings(tmp_path / "run", data=data), "stages": {"bridging": stage}})
+    with pytest.raises(ValueError, match=r"^stages.bridging.degradations must not be given: .* degraded already"):
+        Trainer(run)
 
 
 def test_ranks_share_out_a_step_and_runs_resume(pairs):

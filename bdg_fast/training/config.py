@@ -126,20 +126,25 @@ class Stage:
             self.batch % self.accumulate == 0,
             f"batch must be a multiple of accumulate = {self.accumulate}, got {self.batch}",
         )
+        falls = self.schedule == "cosine"
+        _check(falls or not self.lr_end, f"lr_end must be 0 for schedule={self.schedule!r}, got {self.lr_end}")
         object.__setattr__(self, "losses", self.losses.completed(self.coefficients))
         weights = self.losses.weights
+        plain = self.variant == "plain"
+        _check(plain or "generation" in weights, "variant must be 'plain' where losses.generation is 0")
         contrast = weights.keys() & {"bridging", "negative"}
         _check(
             not contrast or self.batch // self.accumulate > 1,
             f"batch must be at least 2 in each accumulated part, where {' and '.join(sorted(contrast))} compare images",
         )
-        _check(
-            bool(weights.keys() & {"generation", "reconstruction"}),
-            "losses must train the network's output: generation or reconstruction must be above 0",
-        )
+        learned = weights.keys() & {"generation", "reconstruction"}
+        _check(bool(learned), "losses must train the network's output: generation or reconstruction must be above 0")
         if self.coefficients == "generation":
             odd = weights.keys() - {"generation", "reconstruction"}
             _check(not odd, f"losses.{', '.join(sorted(odd))} must be 0 in generation, which has no degraded images")
+            _check(
+                self.degradations is None, "degradations must not be given in generation, which has no degraded images"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -370,11 +375,8 @@ class TrainConfig:
             "classification" not in weights or len(self.data.classes) > 1,
             f"{where}.losses.classification must be 0 for the one degradation of data.degradations",
         )
-        largest = max(self.encoder.scales)
-        _check(
-            stage.crop > largest or not weights.keys() - {"generation", "reconstruction"},
-            f"{where}.crop must be above {largest}, the largest of encoder.scales, got {stage.crop}",
-        )
+        far, compared = max(self.encoder.scales), weights.keys() - {"generation", "reconstruction"}
+        _check(stage.crop > far or not compared, f"{where}.crop must be above {far}, the largest of encoder.scales")
         unknown = set(stage.degradations or ()) - set(self.data.degradations)
         _check(not unknown, f"{where}.degradations must be of data.degradations, got {', '.join(sorted(unknown))}")
         _check(stage.degradations != (), f"{where}.degradations must not be empty")
