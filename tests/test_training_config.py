@@ -94,6 +94,7 @@ def test_overrides_replace_what_a_file_says(tmp_path):
         ("stages.bridging.losses.generation=0", r"^stages.bridging.losses must train the network's output"),
         ("encoder.levels=1", r"^encoder.levels must be in 2..256"),
         ("optimizer.betas=[0.9]", r"^optimizer.betas must be two numbers"),
+        ("validation.steps=1001", r"^validation.steps must be at most 1000, got 1001"),
         ("non_finite=ignore", r"^non_finite must be one of 'stop', 'skip'"),
         ("dtype=float16", r"^dtype must be one of 'float32', 'bfloat16'"),
         ("seed", r"^settings must be given as key.sub=value, got 'seed'"),

@@ -13,6 +13,7 @@ import torch
 from ..data.degrade import NAMES, STATES
 from ..data.layouts import LAYOUTS
 from ..models import UNetConfig
+from ..sampler import ResidualSampler
 from ..schedule import STAGES
 
 TERMS = ("generation", "reconstruction", "bridging", "classification", "negative")
@@ -26,7 +27,6 @@ PUBLISHED = {
 CHAIN = "chain"
 """The degradation that is Real-ESRGAN's two-order chain, whose states are the classes."""
 SOURCES = ("photographs", "folder", "paired", *LAYOUTS, "shards")
-"""Where images may come from."""
 CLASSES_OF_CHAIN = tuple(f"state {state}" for state in range(STATES))
 
 
@@ -362,6 +362,8 @@ class TrainConfig:
         _check(
             heads != "noise", "network.heads must be 'residual' or 'both': noise alone does not tell the restored image"
         )
+        most = len(ResidualSampler.of(self.network).schedule)
+        _check(self.validation.steps <= most, f"validation.steps must be at most {most}, got {self.validation.steps}")
         for name, stage in self.active.items():
             self._check_stage(f"stages.{name}", stage)
 
