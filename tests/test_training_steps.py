@@ -116,9 +116,17 @@ def test_degraded_images_depend_on_their_seeds_alone():
     assert pair.classes.tolist() == list(range(6))
 
 
-@pytest.mark.parametrize("name", ["generation", "bridging", "restoration"])
-@pytest.mark.parametrize("heads", ["residual", "both"])
-@pytest.mark.parametrize("variant", ["plain", "published"])
+VARIANTS = ("plain", "published")
+
+
+@pytest.mark.parametrize(
+    ("name", "heads", "variant"),
+    [
+        case
+        for case in itertools.product(("generation", "bridging", "restoration"), ("residual", "both"), VARIANTS)
+        if case != ("restoration", "residual", "published")  # has no term of (5)
+    ],
+)
 def test_a_stage_s_loss_is_the_equation_s(tmp_path, name, heads, variant):
     weights = {"generation": 1.0} if heads == "both" else {}
     run = build_one(

@@ -5,7 +5,7 @@
     blur               standard deviation of a Gaussian blur, in pixels                              0.5 .. 4
     anisotropic_blur   standard deviation along a random direction; across, 0.2 to 0.7 of that         1 .. 4
     motion_blur        length of a straight path in a random direction, in pixels                      3 .. 25
-    rain               share of pixels that a streak starts at, in percent                           0.5 .. 2
+    rain               share of pixels that a streak is centred on, in percent                       0.5 .. 2
     snow               share of pixels that a flake sits at, in percent                              0.3 .. 1.5
     haze               optical depth at the far end                                                  0.7 .. 2
     lowlight           gamma of the darkening, with shot noise                                       1.5 .. 3.5
