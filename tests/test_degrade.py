@@ -247,11 +247,19 @@ def test_clean_images_stay_as_they_are(images):
     assert torch.equal(degrade(images, "clean", 0.5, SEEDS), images)
 
 
-def test_compositions_apply_one_after_another(images):
+@pytest.mark.parametrize(
+    ("composition", "order"),
+    [("lowlight+haze+rain", ("lowlight", "rain", "haze")), ("noise+jpeg", ("noise", "jpeg"))],
+    ids=str,
+)
+def test_compositions_apply_one_after_another_and_haze_last(images, composition, order):
     expected = images
-    for name in ("lowlight", "haze", "rain"):
+    for name in order:
         expected = degrade(expected, name, at(name, 0.3), SEEDS)
-    torch.testing.assert_close(degrade(images, "lowlight+haze+rain", 0.3, SEEDS), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(degrade(images, composition, 0.3, SEEDS), expected, rtol=0, atol=1e-5)
+
+
+def test_the_compositions_of_cdd11(images):
     assert degrade(images, "blur+resample+jpeg", 0.5, SEEDS).shape == images.shape
     assert len(set(CDD11)) == 11
     assert set(CDD11) <= set(NAMES)

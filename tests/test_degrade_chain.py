@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bdg_fast.data.degrade import ORDERS, STATES, ChainOrder, two_order_chain
+from bdg_fast.data.degrade import ORDERS, STATES, ChainOrder, degrade, two_order_chain
 from bdg_fast.data.degrade.chain import extended
 from bdg_fast.data.degrade.chain_kernels import RADIUS, chain_kernel, sinc_kernel
 from bdg_fast.data.degrade.resize import resampler
@@ -45,6 +45,15 @@ def test_images_of_their_shape_in_whole_levels_and_their_states(images):
     again, same = two_order_chain(images, SEEDS, states)
     assert torch.equal(states, same)
     assert torch.equal(again, found)
+
+
+def test_half_of_the_last_state_are_files_as_written(photographs):
+    """At their size again before JPEG: coding once more changes next to nothing. After it, the blocks are blurred."""
+    images = photographs[:1, :, 40:104, 60:124].float().div(255).expand(24, 3, 64, 64)
+    order = dataclasses.replace(NOTHING, resize=(0.0, 1.0), size=(0.5, 1.0), quality=(30.0, 30.0))
+    found, _ = two_order_chain(images, torch.arange(24), torch.full((24,), 7), (NOTHING, order))
+    as_written = error(degrade(found, "jpeg", 70, torch.arange(24)), found) < 1e-5
+    assert 6 <= as_written.sum() <= 18
 
 
 def test_a_sample_depends_on_its_own_seed_alone(images):

@@ -5,9 +5,14 @@ import pytest
 import torch
 from PIL import Image
 
-from bdg_fast.data.shards import write_shards
+from bdg_fast.data.datasets import PairedFolder, SampleError
+from bdg_fast.data.degrade import CDD11
+from bdg_fast.data.shards import ShardFolder, write_shards
+from bdg_fast.training import TrainConfig, Trainer
 from bdg_fast.training.config import Data
-from bdg_fast.training.data import open_source
+from bdg_fast.training.data import Collection, open_source
+from bdg_fast.training.settings import build
+from training_setup import config, settings
 
 
 @pytest.fixture
@@ -43,6 +48,60 @@ def test_pairs_bring_their_classes(pairs):
     assert f"{seen[0][1] // 20}.png" in source.name(int(epoch[0].numbers[0]))
 
 
+def test_a_held_out_scene_is_not_trained_on_under_another_degradation(tmp_path):
+    """CDD-11 has eleven degraded images of each clean one."""
+    for folder in ("clear", *(kind.replace("lowlight", "low").replace("+", "_") for kind in CDD11)):
+        (tmp_path / "train" / folder).mkdir(parents=True)
+        for number in range(5):
+            image = Image.fromarray(np.full((12, 12, 3), 20 * number, np.uint8))
+            image.save(tmp_path / "train" / folder / f"{number}.png")
+    source = open_source(Data(source="cdd11", root=str(tmp_path), held_out=2))
+    held = set(source.held_out(12).clean[:, 0, 0, 0].tolist())
+    seen = torch.cat([batch.clean[:, 0, 0, 0] for batch in taken(source, 1, batch=11 * 3)])
+    assert len(held) == 2 and seen.bincount().tolist().count(11) == 3
+    assert not held & set(seen.tolist())
+    with pytest.raises(ValueError, match=r"held_out must leave an image .* got 5 with the clean files of all"):
+        open_source(Data(source="cdd11", root=str(tmp_path), held_out=5))
+
+
+def test_held_out_images_are_the_middles_of_those_that_can_be_read(tmp_path):
+    for number in range(4):
+        pixels = np.arange(20 * 20, dtype=np.uint16).reshape(20, 20) * 160
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    source = open_source(Data(source="folder", root=str(tmp_path), held_out=2))
+    middle = np.rint(pixels[6:14, 6:14] / 257)
+    held = source.held_out(8)
+    assert [np.array_equal(one[0], middle) for one in held.clean] == [True, True]
+    assert held.seeds.tolist() == held.numbers.tolist() == [0, 2]
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match=r"0\.png cannot be read and is left out"):
+        assert source.held_out(8).numbers.tolist() == [2]
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    with pytest.warns(UserWarning), pytest.raises(SampleError, match=r"2\.png: cannot identify"):
+        source.held_out(8)
+
+
+def test_pairs_of_an_unknown_kind_are_not_classified(pairs, tmp_path):
+    alone = {"source": "paired", "root": str(pairs / "haze"), "held_out": 0}
+    changes = {"data": alone, "validation": {"every": 0}}
+    with pytest.raises(ValueError, match=r"^stages.bridging.losses.classification must be 0: the images have one"):
+        Trainer(config(tmp_path / "run", **changes))
+    run = config(tmp_path / "run", stages={"losses": {"classification": 0}}, **changes)
+    assert Trainer(run, quiet=True).run().finished
+    write_shards(PairedFolder(pairs / "haze" / "input", pairs / "haze" / "target"), tmp_path / "shards")
+    shards = {"source": "shards", "root": str(tmp_path / "shards"), "held_out": 0, "degradations": ["haze", "rain"]}
+    with pytest.raises(ValueError, match=r"losses.classification must be 0: of image \d+ nobody knows"):
+        Trainer(config(tmp_path / "other", data=shards), quiet=True).run()
+
+
+def test_a_stage_cannot_choose_among_degradations_that_were_made_before(pairs, tmp_path):
+    data = {"source": "paired", "root": str(pairs), "held_out": 0, "degradations": ["haze", "rain"]}
+    stage = {"coefficients": "bridging", "steps": 1, "degradations": ["rain"]}
+    run = build(TrainConfig, {**settings(tmp_path / "run", data=data), "stages": {"bridging": stage}})
+    with pytest.raises(ValueError, match=r"^stages.bridging.degradations must not be given: .* degraded already"):
+        Trainer(run)
+
+
 def test_ranks_share_out_a_step_and_runs_resume(pairs):
     source = open_source(Data(source="paired", root=str(pairs), held_out=0))
     whole = taken(source, 3, batch=4)
@@ -75,7 +134,7 @@ def test_shards_and_a_wrong_tree(pairs, tmp_path):
     source = open_source(Data(source="shards", root=str(tmp_path / "shards"), held_out=0))
     assert source.classes == () and source.held_out(12) is None
     assert taken(source, 3)[0].degraded is None
-    with pytest.raises(ValueError, match=r"data\.held_out must be 0 for shards"):
-        open_source(Data(source="shards", root=str(tmp_path / "shards")))
+    with pytest.raises(ValueError, match=r"held_out must be 0 for shards"):
+        Collection(ShardFolder(tmp_path / "shards"), held_out=1)
     with pytest.raises(FileNotFoundError, match=r"clear"):
         open_source(Data(source="cdd11", root=str(tmp_path)))

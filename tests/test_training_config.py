@@ -47,6 +47,8 @@ def test_overrides_replace_what_a_file_says(tmp_path):
     assert config.stages["bridging"].lr == 1e-4 and config.stages["bridging"].steps == 3
     assert config.data.degradations == ("jpeg", "noise") and config.output == "y" and config.seed == 7
     assert config.optimizer.fused is False and config.data.root is None
+    file.write_text(json.dumps({**settings("x"), "log": None}))
+    assert load_config(file, ["log.every=7"]).log.every == 7
     assert config.stages["restoration"].losses.weights["generation"] == 0.5
 
 
@@ -66,6 +68,15 @@ def test_overrides_replace_what_a_file_says(tmp_path):
         ("stages.bridging.losses=3", r"^stages.bridging.losses must be settings by name"),
         ("stages.restoration.losses={reconstruction: 0, bridging: 0}", r"^stages.restoration.losses must train the"),
         ("stages.generation.losses.bridging=1", r"^stages.generation.losses.bridging must be 0 in generation"),
+        ("stages.generation.degradations=[noise]", r"^stages.generation.degradations must not be given in generation"),
+        (
+            "stages.restoration.variant=published",
+            r"^stages.restoration.variant must be 'plain' where losses.generation",
+        ),
+        (
+            "stages.bridging={coefficients: bridging, steps: 1, lr_end: 1e-5, schedule: constant}",
+            r"lr_end must be 0 for",
+        ),
         ("stages.bridging.degradations=[rain]", r"^stages.bridging.degradations must be of .*, got rain"),
         ("stages.more.steps=1", r"^stages.more.coefficients must be given"),
         ("stages=[]", r"^stages must be settings by name"),
@@ -79,10 +90,17 @@ def test_overrides_replace_what_a_file_says(tmp_path):
         ("data.exclude=[a*]", r"^data.exclude must be empty for source='photographs', got \('a\*',\)"),
         ("stages.bridging.sampler_steps=-1", r"^stages.bridging.sampler_steps must be at least 0, got -1"),
         ("stages.bridging.sampler_steps=1001", r"^stages.bridging.sampler_steps must be at most 1000, got 1001"),
-        ("encoder.levels=1", r"^encoder.levels must be in 2..256"),
-        ("optimizer.betas=[0.9]", r"^optimizer.betas must be two numbers"),
         ("log.wandb=''", r"^log.wandb must name a project, got ''"),
         ("parallel=zero", r"^parallel must be one of 'ddp', 'fsdp', got 'zero'"),
+        ("data.source=web", r"^data.source must be one of 'photographs', 'folder', .* got 'web'"),
+        ("data.root=mine", r"^data.root must not be given for source='photographs', which come along: 'mine'"),
+        ("data={source: shards, root: x}", r"^data.held_out must be 0 for shards, .* got 2"),
+        ("device=gpu", r"^device must be 'auto', 'cpu', 'cuda' or 'cuda:1', got 'gpu'"),
+        ("encoder.scales=[1, 16]", r"^stages.bridging.crop must be above 16, the largest of encoder.scales"),
+        ("stages.bridging.losses.generation=0", r"^stages.bridging.losses must train the network's output"),
+        ("encoder.levels=1", r"^encoder.levels must be in 2..256"),
+        ("optimizer.betas=[0.9]", r"^optimizer.betas must be two numbers"),
+        ("validation.steps=1001", r"^validation.steps must be at most 1000, got 1001"),
         ("non_finite=ignore", r"^non_finite must be one of 'stop', 'skip'"),
         ("dtype=float16", r"^dtype must be one of 'float32', 'bfloat16'"),
         ("seed", r"^settings must be given as key.sub=value, got 'seed'"),
@@ -112,13 +130,17 @@ def test_without_pyyaml_it_is_told_what_to_install(monkeypatch, tmp_path):
         load_config(ROOT / "configs/demo.yaml")
 
 
-def test_bad_yaml_is_named(tmp_path):
+def test_bad_files_are_named(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("stages: [")
     with pytest.raises(ValueError, match=r"run.yaml is no YAML"):
         load_config(file)
     file.write_text("- 1")
     with pytest.raises(ValueError, match=r"must hold settings by name, got list"):
+        load_config(file)
+    file = tmp_path / "run.json"
+    file.write_text('{"seed":')
+    with pytest.raises(ValueError, match=r"run.json is no JSON: Expecting value: line 1"):
         load_config(file)
 
 

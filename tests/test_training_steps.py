@@ -91,8 +91,8 @@ def test_sources_by_name(tmp_path):
     assert batches(folder, 1, 2)[0].clean.shape == batches(open_source(Data()), 1, 2)[0].clean.shape
     with pytest.raises(FileNotFoundError, match="no image in folder"):
         open_source(Data(source="folder", root=str(tmp_path)))
-    with pytest.raises(ValueError, match=r"data.source must be one of 'photographs', 'folder', .* got 'web'"):
-        open_source(Data(source="web", root="x"))
+    with pytest.raises(ValueError, match=r"^source must be one of 'photographs', 'folder', .* got 'web'"):
+        Data(source="web", root="x")
     with pytest.raises(ValueError, match=r"held_out must leave an image to train on, got 11 of 11"):
         open_source(Data(held_out=11))
 
@@ -117,9 +117,17 @@ def test_degraded_images_depend_on_their_seeds_alone():
     assert pair.classes.tolist() == list(range(6))
 
 
-@pytest.mark.parametrize("name", ["generation", "bridging", "restoration"])
-@pytest.mark.parametrize("heads", ["residual", "both"])
-@pytest.mark.parametrize("variant", ["plain", "published"])
+VARIANTS = ("plain", "published")
+
+
+@pytest.mark.parametrize(
+    ("name", "heads", "variant"),
+    [
+        case
+        for case in itertools.product(("generation", "bridging", "restoration"), ("residual", "both"), VARIANTS)
+        if case != ("restoration", "residual", "published")  # has no term of (5)
+    ],
+)
 def test_a_stage_s_loss_is_the_equation_s(tmp_path, name, heads, variant):
     weights = {"generation": 1.0} if heads == "both" else {}
     run = build_one(

@@ -32,9 +32,11 @@ class View(NamedTuple):
     quarters: int
 
     @staticmethod
-    def drawn(seed: int, height: int, width: int, crop: int, *, flip: bool, rotate: bool) -> View:
-        """The view of a ``height x width`` image that ``seed`` says."""
+    def drawn(seed: int | None, height: int, width: int, crop: int, *, flip: bool, rotate: bool) -> View:
+        """The view of a ``height x width`` image that ``seed`` says; None: the middle, as it is."""
         tall, wide = min(crop, height), min(crop, width)
+        if seed is None:
+            return View((height - tall) // 2, (width - wide) // 2, tall, wide, crop, False, 0)
         turn = mixed(seed, TURN)
         return View(
             mixed(seed, TOP) % (height - tall + 1),

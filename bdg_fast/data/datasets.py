@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -71,8 +72,10 @@ class Dataset(Protocol):
     def __len__(self) -> int:
         """Number of images."""
 
-    def read(self, number: int, seed: int, crop: int) -> Sample:
+    def read(self, number: int, seed: int | None, crop: int) -> Sample:
         """The image ``number``, cropped to ``crop x crop`` as ``seed`` says.
+
+        None shows its middle, neither mirrored nor turned, as measurements do; the sample's seed is the number then.
 
         Raises:
             SampleError: a file of it cannot be used; the message names it.
@@ -80,6 +83,9 @@ class Dataset(Protocol):
 
     def name(self, number: int) -> str:
         """What to call the image ``number``: its file, the degraded one where there are two."""
+
+    def clean_file(self, number: int) -> str:
+        """The file of the clean image of ``number``, which other numbers may share."""
 
 
 class ImageFolder:
@@ -114,15 +120,19 @@ class ImageFolder:
     def __len__(self) -> int:
         return len(self.files)
 
-    def read(self, number: int, seed: int, crop: int) -> Sample:
+    def read(self, number: int, seed: int | None, crop: int) -> Sample:
         """As :meth:`Dataset.read`: images smaller than the crop are continued by reflection."""
         check_request(number, len(self), crop)
         clean = file_pixels(self.files[number])
         view = View.drawn(seed, clean.shape[1], clean.shape[2], crop, flip=self.flip, rotate=self.rotate)
-        return Sample(view.of(clean), None, len(self.kinds) - 1, number, seed)
+        return Sample(view.of(clean), None, len(self.kinds) - 1, number, number if seed is None else seed)
 
     def name(self, number: int) -> str:
         """As :meth:`Dataset.name`."""
+        return str(self.files[number])
+
+    def clean_file(self, number: int) -> str:
+        """As :meth:`Dataset.clean_file`."""
         return str(self.files[number])
 
 
@@ -153,10 +163,10 @@ class NoisyFolder(ImageFolder):
         super().__init__(root, kind=f"noise{sigma:g}" if kind is None else kind, flip=flip, rotate=rotate)
         self.sigma = sigma
 
-    def read(self, number: int, seed: int, crop: int) -> Sample:
+    def read(self, number: int, seed: int | None, crop: int) -> Sample:
         """As :meth:`Dataset.read`; the noisy image is clamped and rounded to 8 bits."""
         sample = super().read(number, seed, crop)
-        draw = np.random.Generator(np.random.PCG64(mixed(seed, NOISE)))
+        draw = np.random.Generator(np.random.PCG64(mixed(sample.seed, NOISE)))
         noisy = draw.standard_normal(sample.clean.shape, np.float32) * np.float32(self.sigma)
         noisy = np.rint(np.clip(noisy + sample.clean.numpy(), 0, 255)).astype(np.uint8)
         return sample._replace(degraded=torch.from_numpy(noisy))
@@ -206,17 +216,22 @@ class PairedFolder:
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def read(self, number: int, seed: int, crop: int) -> Sample:
+    def read(self, number: int, seed: int | None, crop: int) -> Sample:
         """As :meth:`Dataset.read`: the same crop of both, continued by reflection where they are smaller."""
         check_request(number, len(self), crop)
         input, target = self.pairs[number]
         clean, degraded = file_pixels(target), file_pixels(input)
         view = View.drawn(seed, clean.shape[1], clean.shape[2], crop, flip=self.flip, rotate=self.rotate)
-        return paired_sample(view, clean, degraded, len(self.kinds) - 1, number, seed, str(input), str(target))
+        own = number if seed is None else seed
+        return paired_sample(view, clean, degraded, len(self.kinds) - 1, number, own, str(input), str(target))
 
     def name(self, number: int) -> str:
         """As :meth:`Dataset.name`."""
         return str(self.pairs[number][0])
+
+    def clean_file(self, number: int) -> str:
+        """As :meth:`Dataset.clean_file`."""
+        return str(self.pairs[number][1])
 
 
 class Mixture:
@@ -256,22 +271,27 @@ class Mixture:
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def read(self, number: int, seed: int, crop: int) -> Sample:
+    def read(self, number: int, seed: int | None, crop: int) -> Sample:
         """As :meth:`Dataset.read`; ``number`` counts the parts' images one part after another, with repetitions."""
         check_request(number, len(self), crop)
         which, own = self._place(number)
         sample = self.parts[which].read(own, seed, crop)
         kind = self._kind[which][sample.kind] if sample.kind >= 0 else UNKNOWN
-        return sample._replace(kind=kind, number=number)
+        return sample._replace(kind=kind, number=number, seed=number if seed is None else seed)
 
     def name(self, number: int) -> str:
         """As :meth:`Dataset.name`."""
         which, own = self._place(number)
         return self.parts[which].name(own)
 
+    def clean_file(self, number: int) -> str:
+        """As :meth:`Dataset.clean_file`."""
+        which, own = self._place(number)
+        return self.parts[which].clean_file(own)
+
     def _place(self, number: int) -> tuple[int, int]:
         """The part, and the image of it."""
-        which = next(i for i, end in enumerate(self._ends) if number < end)
+        which = bisect_right(self._ends, number)
         return which, (number - (self._ends[which - 1] if which else 0)) % len(self.parts[which])
 
 

@@ -175,7 +175,7 @@ def _collated(
                 if sample is None:
                     raise TooManySkipped(f"{len(errors)} files in turn cannot be read; the last: {errors[-1]}")
                 samples.append(sample)
-            yield _stacked(samples)
+            yield stacked(samples)
     finally:
         reading.close()
 
@@ -201,7 +201,8 @@ def _take(tasks: Iterator[Task], count: int) -> list[Task]:
     return list(islice(tasks, count))
 
 
-def _stacked(samples: list[Sample]) -> Batch:
+def stacked(samples: list[Sample]) -> Batch:
+    """One batch of them all."""
     degraded = [sample.degraded for sample in samples if sample.degraded is not None]
     return Batch(
         torch.stack([sample.clean for sample in samples]),

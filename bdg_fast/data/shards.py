@@ -32,8 +32,8 @@ from .order import Order, mixed
 
 OTHERS = 16
 """Images that are tried in the stead of one that cannot be read: those that follow it."""
-SHUFFLE = 4
-"""What the run's seed is mixed with for the shuffled order."""
+SHUFFLE = 0
+"""What the run's seed is mixed with for the shuffled order, as nothing of :mod:`bdg_fast.data.order` is."""
 
 
 class Member(NamedTuple):

@@ -38,7 +38,7 @@ class Score(NamedTuple):
 class Mean(NamedTuple):
     """Of several scores."""
 
-    count: int
+    images: int
     psnr_degraded: float
     psnr: float
     ssim_degraded: float
@@ -51,7 +51,9 @@ class Mean(NamedTuple):
         return self.psnr - self.psnr_degraded
 
 
-def versions(photograph: Tensor, kinds: Sequence[str] = KINDS, shares: Sequence[float] = SHARES) -> list[tuple]:
+def versions(
+    photograph: Tensor, kinds: Sequence[str] = KINDS, shares: Sequence[float] = SHARES
+) -> list[tuple[str, float, Tensor]]:
     """Degraded versions of a photograph, rounded to 8 bits: ``(kind, level, image)``, the clean one first.
 
     They are the same every time: seeds are numbers of kind and share.
@@ -90,8 +92,8 @@ def score(
             restored = restore(degraded).clamp(0, 1).mul(255).round().div(255)
             change = 255 * (restored - degraded).square().mean().sqrt()
             before, after = (float(psnr(each, clean)) for each in (degraded, restored))
-            alike = [float(ssim(each, clean)) for each in (degraded, restored)]
-            scores.append(Score(name, kind, level, before, after, *alike, float(change)))
+            alike_before, alike = (float(ssim(each, clean)) for each in (degraded, restored))
+            scores.append(Score(name, kind, level, before, after, alike_before, alike, float(change)))
     return scores
 
 
@@ -104,7 +106,7 @@ def means(scores: Sequence[Score]) -> Mapping[str, Mean]:
     degraded = [one for kind, one in found.items() if kind != CLEAN]
     if degraded:
         columns = list(zip(*(one[1:] for one in degraded), strict=True))
-        number = sum(one.count for one in degraded)
+        number = sum(one.images for one in degraded)
         found["all"] = Mean(number, *(sum(column) / len(degraded) for column in columns))
     return found
 
@@ -115,5 +117,5 @@ def table(scores: Sequence[Score]) -> str:
     for kind, one in means(scores).items():
         before, gain = ("", "") if math.isinf(one.psnr_degraded) else (f"{one.psnr_degraded:.2f}", f"{one.gain:+.2f}")
         alike = f"{one.ssim_degraded:.3f} | {one.ssim:.3f}"
-        lines.append(f"| {kind} | {one.count} | {before} | {one.psnr:.2f} | {gain} | {alike} |")
+        lines.append(f"| {kind} | {one.images} | {before} | {one.psnr:.2f} | {gain} | {alike} |")
     return "\n".join(lines)

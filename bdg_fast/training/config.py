@@ -8,8 +8,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields
 
+import torch
+
 from ..data.degrade import NAMES, STATES
+from ..data.layouts import LAYOUTS
 from ..models import UNetConfig
+from ..sampler import ResidualSampler
 from ..schedule import STAGES, STEPS
 
 TERMS = ("generation", "reconstruction", "bridging", "classification", "negative")
@@ -22,6 +26,7 @@ PUBLISHED = {
 """Weights of :data:`TERMS` in (5), (8) and (9) with (10), by a stage's coefficients."""
 CHAIN = "chain"
 """The degradation that is Real-ESRGAN's two-order chain, whose states are the classes."""
+SOURCES = ("photographs", "folder", "paired", *LAYOUTS, "shards")
 CLASSES_OF_CHAIN = tuple(f"state {state}" for state in range(STATES))
 
 
@@ -87,7 +92,7 @@ class Stage:
         crop: side of the square training images, in pixels.
         lr: largest learning rate.
         schedule: ``"cosine"`` falls to ``lr_end``, ``"constant"`` stays.
-        lr_end: the last learning rate of ``"cosine"``.
+        lr_end: what ``"cosine"`` falls to, just after the last step, so that every step learns.
         warmup: steps in which the learning rate rises from nearly 0.
         losses: weights of the terms, by default those of the coefficients.
         variant: of (5): ``"plain"`` weighs all times alike; ``"published"`` is the equation, some 1e-5 of it, beside
@@ -132,19 +137,25 @@ class Stage:
             self.batch % self.accumulate == 0,
             f"batch must be a multiple of accumulate = {self.accumulate}, got {self.batch}",
         )
+        falls = self.schedule == "cosine"
+        _check(falls or not self.lr_end, f"lr_end must be 0 for schedule={self.schedule!r}, got {self.lr_end}")
         object.__setattr__(self, "losses", self.losses.completed(self.coefficients))
         weights = self.losses.weights
-        _check(bool(weights), "losses must have a weight above 0")
+        plain = self.variant == "plain"
+        _check(plain or "generation" in weights, "variant must be 'plain' where losses.generation is 0")
         contrast = weights.keys() & {"bridging", "negative"}
         _check(
             not contrast or self.batch // self.accumulate > 1,
             f"batch must be at least 2 in each accumulated part, where {' and '.join(sorted(contrast))} compare images",
         )
-        learned = weights.keys() - {"classification", "negative"}
-        _check(bool(learned), "losses must train the network: only classification and negative have weights")
+        learned = weights.keys() & {"generation", "reconstruction"}
+        _check(bool(learned), "losses must train the network's output: generation or reconstruction must be above 0")
         if self.coefficients == "generation":
             odd = weights.keys() - {"generation", "reconstruction"}
             _check(not odd, f"losses.{', '.join(sorted(odd))} must be 0 in generation, which has no degraded images")
+            _check(
+                self.degradations is None, "degradations must not be given in generation, which has no degraded images"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -214,12 +225,17 @@ class Data:
             _check(known, f"degradations must be of {', '.join(NAMES)}, or {CHAIN!r} alone, got {name!r}")
         _least("held_out", self.held_out, 0)
         _least("workers", self.workers, 0)
+        _choice("source", self.source, SOURCES)
         _check(
             not self.exclude or self.source == "folder",
             f"exclude must be empty for source={self.source!r}, got {self.exclude}",
         )
-        if self.source != "photographs":
+        if self.source == "photographs":
+            _check(not self.root, f"root must not be given for source='photographs', which come along: {self.root!r}")
+        else:
             _check(bool(self.root), f"root must name the folder of source={self.source!r}")
+        if self.source == "shards":
+            _check(not self.held_out, f"held_out must be 0 for shards, which cannot hold any out, got {self.held_out}")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -356,6 +372,10 @@ class TrainConfig:
         """Refuse bad settings and what does not go together, by name."""
         _check(any(stage.steps for stage in self.stages.values()), "stages must have one of more than 0 steps")
         _check(0 <= self.seed < 2**63, f"seed must be in 0..2^63 - 1, got {self.seed}")
+        try:
+            torch.device("cpu" if self.device == "auto" else self.device)
+        except RuntimeError:
+            raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:1', got {self.device!r}") from None
         _choice("dtype", self.dtype, ("float32", "bfloat16"))
         _choice("parallel", self.parallel, ("ddp", "fsdp"))
         _choice("non_finite", self.non_finite, ("stop", "skip"))
@@ -365,6 +385,8 @@ class TrainConfig:
         _check(
             heads != "noise", "network.heads must be 'residual' or 'both': noise alone does not tell the restored image"
         )
+        most = len(ResidualSampler.of(self.network).schedule)
+        _check(self.validation.steps <= most, f"validation.steps must be at most {most}, got {self.validation.steps}")
         for name, stage in self.active.items():
             self._check_stage(f"stages.{name}", stage)
 
@@ -378,6 +400,8 @@ class TrainConfig:
             "classification" not in weights or len(self.data.classes) > 1,
             f"{where}.losses.classification must be 0 for the one degradation of data.degradations",
         )
+        far, compared = max(self.encoder.scales), weights.keys() - {"generation", "reconstruction"}
+        _check(stage.crop > far or not compared, f"{where}.crop must be above {far}, the largest of encoder.scales")
         unknown = set(stage.degradations or ()) - set(self.data.degradations)
         _check(not unknown, f"{where}.degradations must be of data.degradations, got {', '.join(sorted(unknown))}")
         _check(stage.degradations != (), f"{where}.degradations must not be empty")

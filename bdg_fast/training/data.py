@@ -6,7 +6,7 @@ So a run that goes on at any step, or on another number of ranks, sees what it w
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
@@ -17,17 +17,20 @@ from torch import Tensor
 
 from bdg_fast.kernels.pixelwise import derived_seeds, uniforms
 
-from ..data.datasets import Dataset, ImageFolder, Sample, Stream
+from ..data.crops import eight_bits
+from ..data.datasets import Dataset, ImageFolder, Sample, SampleError, Stream
 from ..data.degrade import RANGES, degrade, two_order_chain
 from ..data.images import bundled_photographs, read_image
-from ..data.layouts import LAYOUTS, open_layout
-from ..data.loader import Batch, Skipped, batches
+from ..data.layouts import open_layout
+from ..data.loader import Batch, Skipped, batches, stacked
 from ..data.order import Order
 from ..data.shards import ShardFolder
 from .config import CHAIN, Data
 
 KEPT = 256
 """Images of a folder that stay in memory."""
+UNKNOWN_KIND = "degraded"
+"""The class of pairs that do not tell theirs."""
 DRAW = 0
 """Purpose of all random numbers here: each use has seeds of its own."""
 
@@ -128,9 +131,7 @@ class Pictures:
 
     def _load(self, number: int) -> Tensor:
         image = self.images[number]
-        pixels = image if isinstance(image, Tensor) else read_image(image)
-        if pixels.dtype != torch.uint8:  # 16 bits
-            pixels = (pixels.to(torch.int32) >> 8).to(torch.uint8)
+        pixels = image if isinstance(image, Tensor) else torch.from_numpy(eight_bits(read_image(image).numpy()))
         return pixels.expand(3, -1, -1)
 
 
@@ -158,7 +159,8 @@ class Collection:
 
     Args:
         images: numbered, or a stream of them, of which none can be held out.
-        held_out: of them, drawn over all, to measure progress.
+        held_out: of them, spread over all, to measure progress. What else has one of their clean files is left out of
+            training too: other degradations of it, and its repetitions in a mixture.
         workers: threads that read ahead.
 
     Raises:
@@ -168,7 +170,7 @@ class Collection:
     def __init__(self, images: Dataset | Stream, held_out: int = 0, workers: int = 4) -> None:
         """Nothing is read yet."""
         if isinstance(images, Stream) and held_out:
-            raise ValueError(f"data.held_out must be 0 for shards, which cannot hold images out, got {held_out}")
+            raise ValueError(f"held_out must be 0 for shards, which cannot hold any out, got {held_out}")
         if held_out >= len(images):
             raise ValueError(f"held_out must leave an image to train on, got {held_out} of {len(images)}")
         self.images, self.workers = images, workers
@@ -177,11 +179,13 @@ class Collection:
         apart = numbers[:: len(images) // held_out][:held_out] if held_out else ()
         self.apart = tuple(apart)
         self.training = images if isinstance(images, Stream) else _Without(images, self.apart)
+        if not len(self.training):
+            raise ValueError(f"held_out must leave an image to train on, got {held_out} with the clean files of all")
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Those of paired images; none where degradations are made."""
-        return self.images.kinds if self.images.paired else ()
+        """Those of paired images, one for all of an unknown kind; none where degradations are made."""
+        return (self.images.kinds or (UNKNOWN_KIND,)) if self.images.paired else ()
 
     def batches(self, *, batch: int, crop: int, rank: int, world: int, start: int, seed: int) -> Iterator[Batch]:
         """See :meth:`Source.batches`."""
@@ -198,19 +202,22 @@ class Collection:
             yield one
 
     def held_out(self, crop: int) -> Batch | None:
-        """Images that are left out of :meth:`batches`; their seeds are their numbers."""
+        """The middles of images that are left out of :meth:`batches`; their seeds are their numbers.
+
+        Raises:
+            SampleError: none of them can be read; if only some cannot, warnings name them.
+        """
         if not self.apart or isinstance(self.images, Stream):
             return None
-        samples = [self.images.read(number, number, crop) for number in self.apart]
-        numbers = torch.tensor(self.apart)
-        degraded = [sample.degraded for sample in samples if sample.degraded is not None]
-        return Batch(
-            torch.stack([sample.clean for sample in samples]),
-            torch.stack(degraded) if degraded else None,
-            torch.tensor([sample.kind for sample in samples]),
-            numbers,
-            numbers,
-        )
+        samples: list[Sample] = []
+        for number in self.apart:
+            try:
+                samples.append(self.images.read(number, None, crop))
+            except SampleError as error:
+                if number == self.apart[-1] and not samples:
+                    raise
+                warnings.warn(f"{error.file} cannot be read and is left out: {error.reason}", stacklevel=2)
+        return stacked(samples)
 
     def name(self, number: int) -> str:
         """The file; for streams the number."""
@@ -218,20 +225,26 @@ class Collection:
 
 
 class _Without:
-    """A data set but for some numbers, which others keep."""
+    """A data set but for the clean files of some numbers."""
 
     def __init__(self, images: Dataset, apart: Sequence[int]) -> None:
         self.images, self.paired, self.kinds = images, images.paired, images.kinds
-        self.numbers = tuple(sorted(set(range(len(images))) - set(apart))) if apart else range(len(images))
+        self.numbers: Sequence[int] = range(len(images))
+        if apart:
+            files = {images.clean_file(number) for number in apart}
+            self.numbers = [number for number in self.numbers if images.clean_file(number) not in files]
 
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def read(self, number: int, seed: int, crop: int) -> Sample:
+    def read(self, number: int, seed: int | None, crop: int) -> Sample:
         return self.images.read(self.numbers[number], seed, crop)
 
     def name(self, number: int) -> str:
         return self.images.name(self.numbers[number])
+
+    def clean_file(self, number: int) -> str:
+        return self.images.clean_file(self.numbers[number])
 
 
 def _collection(data: Data) -> Source:
@@ -250,22 +263,13 @@ def _collection(data: Data) -> Source:
     return Collection(images, data.held_out, data.workers)
 
 
-SOURCES: dict[str, Callable[[Data], Source]] = {
-    "photographs": lambda data: Pictures(bundled_photographs(), data.held_out),
-    **dict.fromkeys(("folder", "paired", *LAYOUTS, "shards"), _collection),
-}
-"""What `Data.source` names: bundled photographs, layouts of `bdg_fast.data.layouts`, or shards."""
-
-
 def open_source(data: Data) -> Source:
     """The source that settings name.
 
     Raises:
-        ValueError: there is none of this name, or too few images. FileNotFoundError: no image in its folder.
+        ValueError: too few images. FileNotFoundError: no image in its folder.
     """
-    if data.source not in SOURCES:
-        raise ValueError(f"data.source must be one of {', '.join(map(repr, SOURCES))}, got {data.source!r}")
-    return SOURCES[data.source](data)
+    return Pictures(bundled_photographs(), data.held_out) if data.source == "photographs" else _collection(data)
 
 
 class Pair(NamedTuple):

@@ -30,7 +30,10 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> TrainConfig:
     """
     path = Path(path)
     text = path.read_text(encoding="utf-8")
-    values = json.loads(text) if path.suffix == ".json" else _parsed(text, str(path))
+    try:
+        values = json.loads(text) if path.suffix == ".json" else _parsed(text, str(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold settings by name, got {type(values).__name__}")
     for override in overrides:
@@ -64,7 +67,7 @@ def _parsed(text: str, source: str) -> Any:
 def _replace(values: dict[str, Any], name: str, value: Any) -> None:
     *above, last = name.split(".")
     for part in above:
-        inner = values.setdefault(part, {})
+        inner = values[part] = {} if values.get(part) is None else values[part]  # nothing after a name in YAML
         if not isinstance(inner, dict):
             raise ValueError(f"{name}: {part} has no settings inside")
         values = inner

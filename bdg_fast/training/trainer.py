@@ -81,6 +81,8 @@ class Trainer:
         for name, stage in config.active.items():
             if "classification" in stage.losses.weights and len(self.classes) < 2:
                 raise ValueError(f"stages.{name}.losses.classification must be 0: the images have one class")
+            if stage.degradations is not None and self.source.classes:
+                raise ValueError(f"stages.{name}.degradations must not be given: the images are degraded already")
         self._check_folder()
 
     def _check_folder(self) -> None:
@@ -306,6 +308,9 @@ class _Run:
         if stage.coefficients == "generation":
             clean = clean_images(batch, device) * 2 - 1
             return Pair(clean, clean, batch.kinds.to(device))
+        if batch.degraded is not None and "classification" in stage.losses.weights and bool((batch.kinds < 0).any()):
+            odd = self.source.name(int(batch.numbers[batch.kinds < 0][0]))
+            raise ValueError(f"losses.classification must be 0: of {odd} nobody knows how it is degraded")
         seeds = step_seeds(batch.seeds, self.step, DEGRADATION)
         return degraded_pair(batch, seeds, device, self.config.data.degradations, stage.degradations)
 

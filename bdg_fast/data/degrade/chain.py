@@ -2,7 +2,8 @@
 
 Each sample runs through eight states, and is taken at one of them: the state's number is a pseudo-label of how far
 degradation of a real picture has come. While it lasts, every sample has a size of its own, in the upper left corner of
-a canvas common to all.
+a canvas common to all. The last step, as published, brings samples back to their size before JPEG or after it: half of
+those of the last state show the blocks of a file as it was written.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from bdg_fast.kernels.pixelwise import derived_seeds, image_normals, uniforms
 
 from .chain_kernels import chain_kernel, sinc_kernel
-from .common import Purpose, filtered, per_sample
+from .common import Purpose, filtered
 from .jpeg import jpeg
 from .noise import poisson
 from .registry import check_batch
@@ -47,7 +48,8 @@ class ChainOrder:
         poisson: scales of Poisson noise of 256 photons, the other half.
         gray: probability that noise is the same in all channels.
         quality: least and largest JPEG quality.
-        final: probability of one more sinc filter, before JPEG or after.
+        final: probability of one more sinc filter, before JPEG or after; in the second order where samples have their
+            size again.
     """
 
     blur: float = 1.0
@@ -151,11 +153,8 @@ def two_order_chain(
         elif state % STEPS == 2:
             now = _noisy(now, draw, order, own)
         else:
-            now = _compressed(now, draw, order)
-        here = states == state
-        taken = _Canvas(
-            *(torch.where(here.view(-1, *[1] * (x.ndim - 1)), x, y) for x, y in zip(now, taken, strict=True))
-        )
+            now = _compressed(now, draw, order, (full_height, full_width) if state == STATES - 1 else None)
+        taken = _chosen(states == state, now, taken)
     rows = resampler(taken.height, full_height, canvas.shape[2], height)
     columns = resampler(taken.width, full_width, canvas.shape[3], width)
     return (resized(taken.images, rows, columns).clamp(0, 1) * 255).round() / 255, states
@@ -174,19 +173,30 @@ def _blurred(now: _Canvas, kernel: Tensor) -> _Canvas:
     return now._replace(images=images)
 
 
+def _chosen(which: Tensor, first: _Canvas, second: _Canvas) -> _Canvas:
+    """Samples of ``first`` where ``which [B]`` is true, else of ``second``."""
+    return _Canvas(
+        *(torch.where(which.view(-1, *[1] * (x.ndim - 1)), x, y) for x, y in zip(first, second, strict=True))
+    )
+
+
 def _scaled(now: _Canvas, draw: tuple[Tensor, ...], order: ChainOrder, height: Tensor, width: Tensor) -> _Canvas:
     """Another size of each sample, relative to the original ``height`` and ``width``, by a method of its own."""
     (low, high), (grow, shrink) = order.size, order.resize
     way, share, which = (number.view(-1) for number in draw[:3])
     scale = torch.where(way < grow, 1 + (high - 1) * share, 1.0)
     scale = torch.where((way >= grow) & (way < grow + shrink), low + (1 - low) * share, scale)
-    after = [(size * scale).floor().clamp_min(1) for size in (height, width)]
+    return _of_size(now, which, *((size * scale).floor().clamp_min(1) for size in (height, width)))
+
+
+def _of_size(now: _Canvas, which: Tensor, height: Tensor, width: Tensor) -> _Canvas:
+    """Samples of sizes ``height`` and ``width [B]``, by the methods that the numbers ``which [B]`` say."""
+    chosen = (which * len(METHODS)).long().clamp_max(len(METHODS) - 1)
     axes = []
-    for before, now_after, most in zip((now.height, now.width), after, now.images.shape[2:], strict=True):
-        matrices = torch.stack([resampler(before, now_after, most, most, method) for method in METHODS])
-        chosen = (which * len(METHODS)).long().clamp_max(len(METHODS) - 1)
+    for before, after, most in zip((now.height, now.width), (height, width), now.images.shape[2:], strict=True):
+        matrices = torch.stack([resampler(before, after, most, most, method) for method in METHODS])
         axes.append(matrices.gather(0, chosen.view(1, -1, 1, 1).expand_as(matrices[:1]))[0])
-    return _Canvas(resized(now.images, axes[0], axes[1]).clamp(0, 1), after[0], after[1])
+    return _Canvas(resized(now.images, axes[0], axes[1]).clamp(0, 1), height, width)
 
 
 def _noisy(now: _Canvas, draw: tuple[Tensor, ...], order: ChainOrder, seeds: Tensor) -> _Canvas:
@@ -203,15 +213,23 @@ def _noisy(now: _Canvas, draw: tuple[Tensor, ...], order: ChainOrder, seeds: Ten
     return now._replace(images=(images + torch.where(kind < 0.5, gaussian, shot)).clamp(0, 1))
 
 
-def _compressed(now: _Canvas, draw: tuple[Tensor, ...], order: ChainOrder) -> _Canvas:
-    """JPEG; in an order that has a final sinc filter, that before it or after it."""
+def _compressed(
+    now: _Canvas, draw: tuple[Tensor, ...], order: ChainOrder, back: tuple[Tensor, Tensor] | None
+) -> _Canvas:
+    """JPEG. Before it or after, at even chances: the sizes ``back [B]`` if they are given, and a last sinc filter."""
     low, high = order.quality
     level = 100 - (low + (high - low) * draw[0].view(-1))
-    if order.final == 0:
-        return now._replace(images=jpeg(extended(*now), level, level))
+
+    def coded(canvas: _Canvas) -> _Canvas:
+        return canvas._replace(images=jpeg(extended(*canvas), level, level))
+
+    if back is None and order.final == 0:
+        return coded(now)
     kernel = sinc_kernel(draw[1], draw[2], draw[3] < order.final)
-    before = per_sample(draw[4].view(-1)) < 0.5
-    sharp = _blurred(now, kernel)
-    coded = jpeg(extended(*now._replace(images=torch.where(before, sharp.images, now.images))), level, level)
-    filtered_after = _blurred(now._replace(images=coded), kernel)
-    return now._replace(images=torch.where(before, coded, filtered_after.images))
+    before = draw[4].view(-1) < 0.5
+
+    def finished(canvas: _Canvas) -> _Canvas:
+        return _blurred(canvas if back is None else _of_size(canvas, draw[5].view(-1), *back), kernel)
+
+    found = coded(_chosen(before, finished(now), now))
+    return _chosen(before, found, finished(found))

@@ -5,7 +5,7 @@
     blur               standard deviation of a Gaussian blur, in pixels                              0.5 .. 4
     anisotropic_blur   standard deviation along a random direction; across, 0.2 to 0.7 of that         1 .. 4
     motion_blur        length of a straight path in a random direction, in pixels                      3 .. 25
-    rain               share of pixels that a streak starts at, in percent                           0.5 .. 2
+    rain               share of pixels that a streak is centred on, in percent                       0.5 .. 2
     snow               share of pixels that a flake sits at, in percent                              0.3 .. 1.5
     haze               optical depth at the far end                                                  0.7 .. 2
     lowlight           gamma of the darkening, with shot noise                                       1.5 .. 3.5
@@ -13,8 +13,8 @@
     resample           factor of bicubic down-sampling, undone                                       1.5 .. 8
     clean              nothing at all: so that what is good already is left alone                      0 .. 1
 
-Names joined by ``+`` apply one after another (``lowlight+haze+rain``); their level is a share 0 .. 1 of each one's
-range.
+Names joined by ``+`` apply one after another (``blur+jpeg``), but haze last: it lies over the darkened scene and what
+falls in it, as in CDD-11 (Guo et al., 2024). Their level is a share 0 .. 1 of each one's range.
 """
 
 from __future__ import annotations
@@ -128,4 +128,4 @@ def _parts(name: str) -> list[str]:
     parts = name.split("+") if isinstance(name, str) else []
     if not parts or any(part not in FUNCTIONS for part in parts) or len(set(parts)) < len(parts):
         raise ValueError(f"name must be one of {', '.join(FUNCTIONS)}, or several joined by '+', got {name!r}")
-    return parts
+    return sorted(parts, key=lambda part: part == "haze")

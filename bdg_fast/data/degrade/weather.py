@@ -28,7 +28,7 @@ def _drops(images: Tensor, percent: Tensor, seed: Tensor, purpose: Purpose) -> T
 
 
 def rain(images: Tensor, level: Tensor, seed: Tensor) -> Tensor:
-    """Streaks of one length and direction a sample, screened over it, begun at ``level`` percent of the pixels."""
+    """Streaks of one length and direction a sample, screened over it, centred on ``level`` percent of the pixels."""
     turn, size, _, _ = (number[:, 0] for number in numbers(seed, Purpose.RAIN))
     angle = (90 + 20 * (2 * turn - 1)) * (math.pi / 180)
     kernel = line(9 + (LONGEST - 9) * size, angle, LONGEST // 2 + 1)
