@@ -9,7 +9,7 @@ import pytest
 from bdg_fast import SIZES
 from bdg_fast.schedule import STAGES
 from bdg_fast.training import TrainConfig, load_config
-from bdg_fast.training.config import Losses, Stage
+from bdg_fast.training.config_stage import Losses, Stage
 from bdg_fast.training.settings import as_dict, build, differences
 from training_setup import settings
 

@@ -12,7 +12,8 @@ from bdg_fast import losses as equations
 from bdg_fast.data.images import bundled_photographs
 from bdg_fast.sampler import ResidualSampler
 from bdg_fast.training import NonFiniteError, TrainConfig, Trainer, checkpoint, load_config
-from bdg_fast.training.config import TERMS, Data, Optimizer, Stage
+from bdg_fast.training.config import Data, Optimizer
+from bdg_fast.training.config_stage import TERMS, Stage
 from bdg_fast.training.data import Pictures, degraded_pair, open_source
 from bdg_fast.training.optim import Average, decays, learning_rate, load_moments, make_optimizer, moments
 from bdg_fast.training.settings import build

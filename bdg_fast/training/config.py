@@ -14,148 +14,12 @@ from ..data.degrade import NAMES, STATES
 from ..data.layouts import LAYOUTS
 from ..models import UNetConfig
 from ..sampler import ResidualSampler
-from ..schedule import STAGES, STEPS
+from .config_stage import Stage, at_least, check, choice
 
-TERMS = ("generation", "reconstruction", "bridging", "classification", "negative")
-"""Of a stage's loss: (5), the first of (9), (6), (7) and (10)."""
-PUBLISHED = {
-    "generation": (1.0, 0.0, 0.0, 0.0, 0.0),
-    "bridging": (1.0, 0.0, 0.1, 0.1, 0.0),
-    "restoration": (0.0, 1.0, 0.1, 0.0, 1.0),
-}
-"""Weights of :data:`TERMS` in (5), (8) and (9) with (10), by a stage's coefficients."""
 CHAIN = "chain"
 """The degradation that is Real-ESRGAN's two-order chain, whose states are the classes."""
 SOURCES = ("photographs", "folder", "paired", *LAYOUTS, "shards")
 CLASSES_OF_CHAIN = tuple(f"state {state}" for state in range(STATES))
-
-
-def _check(good: bool, message: str) -> None:
-    if not good:
-        raise ValueError(message)
-
-
-def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    _check(value in choices, f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-
-
-def _least(name: str, value: float, least: float) -> None:
-    _check(least <= value < math.inf, f"{name} must be at least {least}, got {value}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Losses:
-    """Weights of a stage's terms; 0 leaves a term out. What is None takes the published weight of the stage.
-
-    Attributes:
-        generation: (5), by the stage's ``variant``.
-        reconstruction: ``mean |x_0_pred - x_0|`` of (9).
-        bridging: (6), lambda in (8) and (9).
-        classification: (7), lambda in (8).
-        negative: (10).
-    """
-
-    generation: float | None = None
-    reconstruction: float | None = None
-    bridging: float | None = None
-    classification: float | None = None
-    negative: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse negative weights, by name."""
-        for name, weight in self.weights.items():
-            _least(name, weight, 0)
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Those that are given and not 0, by term."""
-        return {term: weight for term in TERMS if (weight := getattr(self, term)) is not None and weight != 0}
-
-    def completed(self, coefficients: str) -> Losses:
-        """With the published weights where none are given."""
-        published = zip(TERMS, PUBLISHED[coefficients], strict=True)
-        return Losses(
-            **{name: weight if getattr(self, name) is None else getattr(self, name) for name, weight in published}
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Stage:
-    """One stage of training.
-
-    Attributes:
-        coefficients: of the diffusion (`ResidualSchedule.stage`): ``"generation"``, ``"bridging"``, ``"restoration"``.
-        steps: optimizer steps; 0 leaves the stage out.
-        batch: images of one step, of all ranks and accumulated parts together.
-        accumulate: parts that a rank computes one after another and adds up. Contrastive losses compare the images of
-            one part, of all ranks.
-        crop: side of the square training images, in pixels.
-        lr: largest learning rate.
-        schedule: ``"cosine"`` falls to ``lr_end``, ``"constant"`` stays.
-        lr_end: what ``"cosine"`` falls to, just after the last step, so that every step learns.
-        warmup: steps in which the learning rate rises from nearly 0.
-        losses: weights of the terms, by default those of the coefficients.
-        variant: of (5): ``"plain"`` weighs all times alike; ``"published"`` is the equation, some 1e-5 of it, beside
-            which lambda times (6) and (7) would be nearly all of (8).
-        degradations: of `Data.degradations`, those that this stage sees; all if not given.
-        sampler_steps: train only the times at which a sampler of so many steps evaluates the network; 0 trains all.
-    """
-
-    coefficients: str
-    steps: int
-    batch: int = 16
-    accumulate: int = 1
-    crop: int = 128
-    lr: float = 2e-4
-    schedule: str = "cosine"
-    lr_end: float = 0.0
-    warmup: int = 0
-    losses: Losses = field(default_factory=Losses)
-    variant: str = "plain"
-    degradations: tuple[str, ...] | None = None
-    sampler_steps: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse bad settings, by name; complete the weights."""
-        _choice("coefficients", self.coefficients, STAGES)
-        _choice("schedule", self.schedule, ("cosine", "constant"))
-        _choice("variant", self.variant, ("plain", "published"))
-        for name, least in (
-            ("steps", 0),
-            ("batch", 1),
-            ("accumulate", 1),
-            ("crop", 8),
-            ("warmup", 0),
-            ("lr_end", 0),
-            ("sampler_steps", 0),
-        ):
-            _least(name, getattr(self, name), least)
-        _check(0 < self.lr < math.inf, f"lr must be above 0, got {self.lr}")
-        _check(self.sampler_steps <= STEPS, f"sampler_steps must be at most {STEPS}, got {self.sampler_steps}")
-        _check(self.lr_end <= self.lr, f"lr_end must be at most lr = {self.lr}, got {self.lr_end}")
-        _check(
-            self.batch % self.accumulate == 0,
-            f"batch must be a multiple of accumulate = {self.accumulate}, got {self.batch}",
-        )
-        falls = self.schedule == "cosine"
-        _check(falls or not self.lr_end, f"lr_end must be 0 for schedule={self.schedule!r}, got {self.lr_end}")
-        object.__setattr__(self, "losses", self.losses.completed(self.coefficients))
-        weights = self.losses.weights
-        plain = self.variant == "plain"
-        _check(plain or "generation" in weights, "variant must be 'plain' where losses.generation is 0")
-        contrast = weights.keys() & {"bridging", "negative"}
-        _check(
-            not contrast or self.batch // self.accumulate > 1,
-            f"batch must be at least 2 in each accumulated part, where {' and '.join(sorted(contrast))} compare images",
-        )
-        learned = weights.keys() & {"generation", "reconstruction"}
-        _check(bool(learned), "losses must train the network's output: generation or reconstruction must be above 0")
-        if self.coefficients == "generation":
-            odd = weights.keys() - {"generation", "reconstruction"}
-            _check(not odd, f"losses.{', '.join(sorted(odd))} must be 0 in generation, which has no degraded images")
-            _check(
-                self.degradations is None, "degradations must not be given in generation, which has no degraded images"
-            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,11 +47,11 @@ class Encoder:
     def __post_init__(self) -> None:
         """Refuse bad settings, by name."""
         for name in ("angles", "width", "projection"):
-            _least(name, getattr(self, name), 1)
-        _check(len(self.scales) > 0 and min(self.scales) > 0, f"scales must be distances above 0, got {self.scales}")
-        _check(2 <= self.levels <= 256, f"levels must be in 2..256, got {self.levels}")
-        _check(self.base > 0 and self.base % 8 == 0, f"base must be a positive multiple of 8, got {self.base}")
-        _check(0.01 < self.temperature < math.inf, f"temperature must be above 0.01, got {self.temperature}")
+            at_least(name, getattr(self, name), 1)
+        check(len(self.scales) > 0 and min(self.scales) > 0, f"scales must be distances above 0, got {self.scales}")
+        check(2 <= self.levels <= 256, f"levels must be in 2..256, got {self.levels}")
+        check(self.base > 0 and self.base % 8 == 0, f"base must be a positive multiple of 8, got {self.base}")
+        check(0.01 < self.temperature < math.inf, f"temperature must be above 0.01, got {self.temperature}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,26 +80,26 @@ class Data:
     def __post_init__(self) -> None:
         """Refuse bad settings, by name."""
         names = self.degradations
-        _check(len(names) > 0 and len(set(names)) == len(names), f"degradations must be names, each once, got {names}")
-        _check(
+        check(len(names) > 0 and len(set(names)) == len(names), f"degradations must be names, each once, got {names}")
+        check(
             CHAIN not in names or len(names) == 1, f"degradations must be {CHAIN!r} alone, or without it, got {names}"
         )
         for name in names:
             known = name in NAMES or name == CHAIN
-            _check(known, f"degradations must be of {', '.join(NAMES)}, or {CHAIN!r} alone, got {name!r}")
-        _least("held_out", self.held_out, 0)
-        _least("workers", self.workers, 0)
-        _choice("source", self.source, SOURCES)
-        _check(
+            check(known, f"degradations must be of {', '.join(NAMES)}, or {CHAIN!r} alone, got {name!r}")
+        at_least("held_out", self.held_out, 0)
+        at_least("workers", self.workers, 0)
+        choice("source", self.source, SOURCES)
+        check(
             not self.exclude or self.source == "folder",
             f"exclude must be empty for source={self.source!r}, got {self.exclude}",
         )
         if self.source == "photographs":
-            _check(not self.root, f"root must not be given for source='photographs', which come along: {self.root!r}")
+            check(not self.root, f"root must not be given for source='photographs', which come along: {self.root!r}")
         else:
-            _check(bool(self.root), f"root must name the folder of source={self.source!r}")
+            check(bool(self.root), f"root must name the folder of source={self.source!r}")
         if self.source == "shards":
-            _check(not self.held_out, f"held_out must be 0 for shards, which cannot hold any out, got {self.held_out}")
+            check(not self.held_out, f"held_out must be 0 for shards, which cannot hold any out, got {self.held_out}")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -262,13 +126,13 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         """Refuse bad settings, by name."""
-        _check(
+        check(
             len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
             f"betas must be two numbers in [0, 1), got {self.betas}",
         )
-        _check(0 < self.eps < math.inf, f"eps must be above 0, got {self.eps}")
-        _least("weight_decay", self.weight_decay, 0)
-        _least("clip", self.clip, 0)
+        check(0 < self.eps < math.inf, f"eps must be above 0, got {self.eps}")
+        at_least("weight_decay", self.weight_decay, 0)
+        at_least("clip", self.clip, 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -285,8 +149,8 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         """Refuse bad settings, by name."""
-        _least("every", self.every, 1)
-        _least("keep", self.keep, 1)
+        at_least("every", self.every, 1)
+        at_least("keep", self.keep, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -308,7 +172,7 @@ class Validation:
     def __post_init__(self) -> None:
         """Refuse bad settings, by name."""
         for name, least in (("every", 0), ("steps", 1), ("crop", 16), ("pictures", 0)):
-            _least(name, getattr(self, name), least)
+            at_least(name, getattr(self, name), least)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -327,8 +191,8 @@ class Log:
 
     def __post_init__(self) -> None:
         """Refuse bad settings, by name."""
-        _least("every", self.every, 1)
-        _check(self.wandb != "", "wandb must name a project, got ''")
+        at_least("every", self.every, 1)
+        check(self.wandb != "", "wandb must name a project, got ''")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -370,41 +234,41 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse bad settings and what does not go together, by name."""
-        _check(any(stage.steps for stage in self.stages.values()), "stages must have one of more than 0 steps")
-        _check(0 <= self.seed < 2**63, f"seed must be in 0..2^63 - 1, got {self.seed}")
+        check(any(stage.steps for stage in self.stages.values()), "stages must have one of more than 0 steps")
+        check(0 <= self.seed < 2**63, f"seed must be in 0..2^63 - 1, got {self.seed}")
         try:
             torch.device("cpu" if self.device == "auto" else self.device)
         except RuntimeError:
             raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:1', got {self.device!r}") from None
-        _choice("dtype", self.dtype, ("float32", "bfloat16"))
-        _choice("parallel", self.parallel, ("ddp", "fsdp"))
-        _choice("non_finite", self.non_finite, ("stop", "skip"))
-        _check(0 <= self.ema < 1, f"ema must be in [0, 1), got {self.ema}")
-        _least("most_skipped", self.most_skipped, 0)
+        choice("dtype", self.dtype, ("float32", "bfloat16"))
+        choice("parallel", self.parallel, ("ddp", "fsdp"))
+        choice("non_finite", self.non_finite, ("stop", "skip"))
+        check(0 <= self.ema < 1, f"ema must be in [0, 1), got {self.ema}")
+        at_least("most_skipped", self.most_skipped, 0)
         heads = self.network.heads
-        _check(
+        check(
             heads != "noise", "network.heads must be 'residual' or 'both': noise alone does not tell the restored image"
         )
         most = len(ResidualSampler.of(self.network).schedule)
-        _check(self.validation.steps <= most, f"validation.steps must be at most {most}, got {self.validation.steps}")
+        check(self.validation.steps <= most, f"validation.steps must be at most {most}, got {self.validation.steps}")
         for name, stage in self.active.items():
             self._check_stage(f"stages.{name}", stage)
 
     def _check_stage(self, where: str, stage: Stage) -> None:
         weights = stage.losses.weights
-        _check(
+        check(
             self.network.heads == "residual" or "generation" in weights,
             f"{where}.losses.generation must be above 0 for network.heads='both', whose noise nothing else trains",
         )
-        _check(
+        check(
             "classification" not in weights or len(self.data.classes) > 1,
             f"{where}.losses.classification must be 0 for the one degradation of data.degradations",
         )
         far, compared = max(self.encoder.scales), weights.keys() - {"generation", "reconstruction"}
-        _check(stage.crop > far or not compared, f"{where}.crop must be above {far}, the largest of encoder.scales")
+        check(stage.crop > far or not compared, f"{where}.crop must be above {far}, the largest of encoder.scales")
         unknown = set(stage.degradations or ()) - set(self.data.degradations)
-        _check(not unknown, f"{where}.degradations must be of data.degradations, got {', '.join(sorted(unknown))}")
-        _check(stage.degradations != (), f"{where}.degradations must not be empty")
+        check(not unknown, f"{where}.degradations must be of data.degradations, got {', '.join(sorted(unknown))}")
+        check(stage.degradations != (), f"{where}.degradations must not be empty")
 
     @property
     def active(self) -> dict[str, Stage]:

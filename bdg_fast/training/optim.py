@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..models import UNet
-from .config import Optimizer, Stage
+from .config import Optimizer
+from .config_stage import Stage
 from .parallel import as_shard, local, shard_as
 
 

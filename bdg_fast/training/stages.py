@@ -24,7 +24,8 @@ from ..backends import keep_compiled
 from ..models import DegradationClassifier, Fingerprint, GLCMEncoder, Projection, UNet
 from ..sampler import ResidualSampler
 from ..schedule import ResidualSchedule
-from .config import Stage, TrainConfig
+from .config import TrainConfig
+from .config_stage import Stage
 
 TIMES, NOISE, DEGRADATION = 1, 2, 3
 """What seeds are derived for from a sample's seed of a step."""

@@ -22,7 +22,8 @@ from ..files import write_atomically
 from ..models.checkpoints import CheckpointError, save_unet
 from ..sampler import ResidualSampler
 from . import checkpoint
-from .config import Stage, TrainConfig
+from .config import TrainConfig
+from .config_stage import Stage
 from .data import Pair, Source, clean_images, degraded_pair, open_source
 from .log import RunLog
 from .optim import Average, learning_rate, load_moments, make_optimizer, moments
