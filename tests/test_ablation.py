@@ -61,7 +61,7 @@ def tiny(tmp_path_factory):
     stage = {"steps": 1, "batch": 2, "crop": 16, "lr": 1e-3}
     values = {
         "device": "cpu",
-        "network": {"width": 16, "multipliers": [1]},
+        "network": {"width": 16, "multipliers": [1, 1]},
         "encoder": {"residual": True, "angles": 2, "scales": [1], "levels": 8, "width": 16, "projection": 8},
         "data": {"source": "folder", "root": "photographs", "degradations": ["clean", "noise", "haze"], "held_out": 0},
         "stages": {name: {"coefficients": name, **stage} for name in ("generation", "bridging", "restoration")},
@@ -78,7 +78,7 @@ def finished(photographs, tiny, tmp_path_factory):
     """A command that was run once, and its folder."""
     train, test = photographs
     out = tmp_path_factory.mktemp("out")
-    command = ["--root", train, "--test", test, "--config", tiny, "--out", out, "--seeds", 1, "--crop", 32, "--quiet"]
+    command = ["--root", train, "--test", test, "--config", tiny, "--out", out, "--seeds", 1, "--crop", 16, "--quiet"]
     command = [*map(str, command), "--arms", "DiffUIR", "base"]
     assert main(command) == 0
     return command, out
@@ -131,7 +131,7 @@ def test_a_run_that_was_stopped_goes_on(finished, monkeypatch):
         (["--steps-scale", "0"], "--steps-scale must be above 0"),
         (["--arms", "none"], "--arms must be of 'base', 'no fingerprint'"),
         (["--exclude", "*"], "--exclude must leave photographs"),
-        (["--crop", "48"], "--out holds results of other conditions: test differ"),
+        (["--crop", "32"], "--out holds results of other conditions: test differ"),
         (["--steps-scale", "2"], "--out holds results of other conditions: "),
     ],
 )
