@@ -34,15 +34,16 @@ from bdg_fast.backends import network_of
 from bdg_fast.data.datasets import folder_at
 from bdg_fast.data.images import bundled_photographs, list_images
 from bdg_fast.files import write_atomically
-from bdg_fast.models import UNet
+from bdg_fast.models import Fingerprint, UNet
 from bdg_fast.sampler import ResidualSampler
-from bdg_fast.training import TrainConfig, Trainer, load_config
+from bdg_fast.training import TrainConfig, Trainer, checkpoint, load_config
 from bdg_fast.training.log import read_log
 from bdg_fast.training.settings import as_dict, differences
 from bdg_fast.training.signals import StopRequest, stop_on_signals
-from bdg_fast.training.trainer import LAST
+from bdg_fast.training.stages import Parts
+from bdg_fast.training.trainer import CHECKPOINTS, LAST
 
-from .ablation_scores import inner_features, readout, scores
+from .ablation_scores import Represent, bottleneck, readout, represented, scores
 from .ablation_table import BASE, markdown
 
 WITHOUT_BRIDGING_STAGE = "stages.bridging.steps=0"
@@ -125,6 +126,22 @@ def training_seconds(lines: Sequence[Mapping[str, Any]], config: TrainConfig) ->
     return seconds
 
 
+def trained_encoder(config: TrainConfig) -> Represent | None:
+    """The encoder's features of fingerprints at the end of a run; None if it has none."""
+    if not config.uses_encoder:
+        return None
+    saved, problems = checkpoint.load(Path(config.output, CHECKPOINTS))
+    if saved is None:
+        raise ValueError(f"no checkpoint of {config.output} is whole: {'; '.join(problems)}")
+    parts = Parts(config, len(config.data.classes))
+    parts.load_state_dict(saved.parts)
+    own = config.encoder
+    fingerprint = Fingerprint(own.angles, own.scales, own.levels, residual=own.residual)
+    encoder = parts.eval().encoder
+    assert encoder is not None  # as the settings use it
+    return lambda x_lq, seeds: encoder(fingerprint(x_lq))
+
+
 def measured(
     config: TrainConfig, train: Sequence[Path], test: Sequence[Path], crop: int, sampled: Sequence[int]
 ) -> dict[str, Any]:
@@ -144,14 +161,20 @@ def measured(
         again = again or scores(network, ResidualSampler.of(unet.config, steps), test, kinds, crop)
         sampling[str(steps)] = again["mean"]
     known = train[:: -(-len(train) // READ_OUT)]
-    features = [inner_features(network, sampler, files, kinds, crop) for files in (known, test)]
+    encoder = trained_encoder(config)
+    told_by = {
+        name: readout(*(represented(represent, files, kinds, crop) for files in (known, test)))
+        for name, represent in (("readout", bottleneck(network, sampler)), ("encoder", encoder))
+        if represent is not None
+    }
     return {
         "steps": {name: stage.steps for name, stage in config.active.items()},
         "seconds": sum(seconds.values()),
         "seconds_of": seconds,
         "threads": torch.get_num_threads(),
         "training_accuracy": sum(told) / len(told) if told else None,
-        "readout_accuracy": readout(*features),
+        "readout_accuracy": told_by["readout"],
+        "encoder_accuracy": told_by.get("encoder"),
         "scores": found,
         "sampling": sampling,
     }

@@ -32,6 +32,8 @@ LEVEL, VERSION, START = 0, 1, 2
 """What seeds of a photograph are derived for."""
 
 Network = Callable[[Tensor, Tensor, Tensor], UNetOutput]
+Represent = Callable[[Tensor, Tensor], Tensor]
+"""Features ``[n, C]`` of degraded images in [-1, 1] and the seeds of their noise."""
 
 
 class Versions(NamedTuple):
@@ -112,18 +114,26 @@ def scores(
     return result
 
 
-@torch.no_grad()
-def inner_features(
-    network: Network, sampler: ResidualSampler, files: Sequence[Path], kinds: Sequence[str], crop: int = 0
-) -> tuple[Tensor, Tensor]:
-    """The bottleneck averaged over pixels where sampling begins, ``[n, C]``, and its degradation, int64 ``[n]``."""
+def bottleneck(network: Network, sampler: ResidualSampler) -> Represent:
+    """The network's inner features where sampling begins, averaged over pixels."""
     time = sampler.network_times()[:1]
+
+    def represent(x_lq: Tensor, seeds: Tensor) -> Tensor:
+        found = network(start(sampler, x_lq, seeds), x_lq, time.expand(len(x_lq)))
+        return found.features.float().mean((2, 3))
+
+    return represent
+
+
+@torch.no_grad()
+def represented(
+    represent: Represent, files: Sequence[Path], kinds: Sequence[str], crop: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Features ``[n, C]`` of the photographs in all degradations, each at a random level, and which, int64 ``[n]``."""
     features, labels = [], []
     for one in versions(files, kinds, (), crop):
         for x, own in zip(one.degraded.split(TOGETHER), one.seeds.split(TOGETHER), strict=True):
-            x_lq = x * 2 - 1
-            found = network(start(sampler, x_lq, own), x_lq, time.expand(len(x_lq))).features
-            features.append(found.float().mean((2, 3)))
+            features.append(represent(x * 2 - 1, own))
         labels += [kinds.index(kind) for kind in one.kinds]
     return torch.cat(features), torch.tensor(labels)
 

@@ -52,12 +52,14 @@ def markdown(results: Mapping[str, Any]) -> str:
             spread(of(records, mean("ssim")), 4),
             "" if arm == BASE else spread(paired(runs, arm, mean("ssim")), 4, "+"),
             spread(of(records, lambda record: record["readout_accuracy"]), 3),
+            spread(of(records, lambda record: record["encoder_accuracy"]), 3),
             spread(of(records, lambda record: record["training_accuracy"]), 3),
             spread(of(records, lambda record: record["seconds"]), 0),
         ]
         for arm, records in runs.items()
     ]
-    header = ["arm", "seeds", "PSNR (dB)", "to base", "SSIM", "to base", "accuracy", "accuracy of (7)", "seconds"]
+    header = ["arm", "seeds", "PSNR (dB)", "to base", "SSIM", "to base"]
+    header += ["accuracy, bottleneck", "accuracy, encoder", "accuracy, (7)", "seconds"]
     first = next(iter(next(iter(runs.values())).values()))["scores"]
     kinds = [*(kind for kind in first if kind not in (CLEAN, "mean")), "mean"]
     before = first["mean"]
@@ -65,8 +67,9 @@ def markdown(results: Mapping[str, Any]) -> str:
         f"{conditions['steps']} steps an arm, trained on {conditions['training']['photographs']} photographs, "
         f"tested on {len(conditions['test']['photographs'])} others. Degraded: {before['psnr_degraded']:.2f} dB, "
         f'SSIM {before["ssim_degraded"]:.4f}. ± is the standard deviation over seeds, "to base" the difference of the '
-        f"same seed's. Accuracy: of {len(first) - 1} degradations told by the bottleneck's five nearest training "
-        "features, on the test photographs; of (7): on those of the last logged training steps.",
+        f"same seed's. Accuracy: share of {len(first) - 1} degradations that are told right, on the test photographs "
+        "by the five nearest training photographs, in features of the network's bottleneck and of the fingerprint's "
+        "encoder; of (7) by its classifier in the last logged steps of training. Seconds are those of training.",
         table(header, rows),
     ]
     for name, title, digits in (("psnr", "PSNR (dB)", 2), ("ssim", "SSIM", 4)):

@@ -92,6 +92,7 @@ def test_results_and_table_are_written(finished):
     assert other["steps"] == {"restoration": 3}
     assert set(base["sampling"]) == {"1", "3", "5", "10"} and other["sampling"] == {}
     assert other["training_accuracy"] is None and 0 <= base["training_accuracy"] <= 1
+    assert other["encoder_accuracy"] is None and 0 <= base["encoder_accuracy"] <= 1
     for one in (base, other):
         assert set(one["scores"]) == {"clean", "noise", "haze", "mean"}
         assert one["scores"]["clean"]["psnr_degraded"] == 100  # equal, and in no mean
