@@ -60,7 +60,7 @@ ARMS: dict[str, tuple[str, ...]] = {
 }
 """Settings that an arm replaces."""
 STAGES = ("generation", "bridging", "restoration")
-CONFIG = Path("configs/ablation.yaml")
+CONFIG = Path(__file__).parents[1] / "configs/ablation.yaml"
 SAMPLER_STEPS = 3
 SAMPLED = (1, 3, 5, 10)
 """Numbers of sampling steps that the base is also tried with."""
