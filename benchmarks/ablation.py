@@ -1,0 +1,325 @@
+"""``python -m benchmarks.ablation``: what each part of the training contributes, at equal compute.
+
+Arms are settings that replace those of one base. Equal compute is the same number of optimizer steps of the same
+batches and crops: steps of stages that an arm leaves out go to its restoration. A step itself costs less where nothing
+reads fingerprints, and in generation; the measured seconds of training stand beside the results.
+
+    base                three stages, residual fingerprint, residual head
+    no fingerprint      the three stages without (6), (7) and (10): of the network alone
+    no bridging stage   restoration has its steps, with (6) and (10); so there is no (7) either
+    no classification   bridging without (7)
+    both heads          residual and noise; (5) with lambda = 0.1 in restoration, where nothing else trains the noise
+    DiffUIR             one stage, restoration, without fingerprints
+    gray fingerprint    without the matrix of the high-pass residual
+
+An arm of one seed begins with the weights and sees the images that its number tells. Finished ones are kept in
+``OUT/results.json`` and skipped; the same command goes on with what was interrupted, and with more arms or seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import signal
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bdg_fast.backends import network_of
+from bdg_fast.data.datasets import folder_at
+from bdg_fast.data.images import bundled_photographs, list_images
+from bdg_fast.files import write_atomically
+from bdg_fast.models import Fingerprint, UNet
+from bdg_fast.sampler import ResidualSampler
+from bdg_fast.training import TrainConfig, Trainer, checkpoint, load_config
+from bdg_fast.training.log import read_log
+from bdg_fast.training.settings import as_dict, differences
+from bdg_fast.training.signals import StopRequest, stop_on_signals
+from bdg_fast.training.stages import Parts
+from bdg_fast.training.trainer import CHECKPOINTS, LAST
+
+from .ablation_scores import Represent, bottleneck, readout, represented, scores
+from .ablation_table import BASE, markdown
+
+WITHOUT_BRIDGING_STAGE = "stages.bridging.steps=0"
+NO_CONTRAST = ("stages.restoration.losses.bridging=0", "stages.restoration.losses.negative=0")
+NO_CLASSIFICATION = "stages.bridging.losses.classification=0"
+ARMS: dict[str, tuple[str, ...]] = {
+    BASE: (),
+    "no fingerprint": ("stages.bridging.losses.bridging=0", NO_CLASSIFICATION, *NO_CONTRAST),
+    "no bridging stage": (WITHOUT_BRIDGING_STAGE,),
+    "no classification": (NO_CLASSIFICATION,),
+    "both heads": ("network.heads=both", "stages.restoration.losses.generation=0.1"),
+    "DiffUIR": ("stages.generation.steps=0", WITHOUT_BRIDGING_STAGE, *NO_CONTRAST),
+    "gray fingerprint": ("encoder.residual=false",),
+}
+"""Settings that an arm replaces."""
+STAGES = ("generation", "bridging", "restoration")
+CONFIG = Path(__file__).parents[1] / "configs/ablation.yaml"
+SAMPLER_STEPS = 3
+SAMPLED = (1, 3, 5, 10)
+"""Numbers of sampling steps that the base is also tried with."""
+READ_OUT = 64
+"""Training photographs, at most, that the readout of inner features knows."""
+LAST_LINES = 4
+"""Of the log, whose mean is the accuracy of (7) at the end: a batch alone is few images."""
+RESULTS, TABLE = "results.json", "table.md"
+
+
+def arm_config(
+    config: Path, arm: str, seed: int, output: Path, scale: float = 1.0, more: Sequence[str] = ()
+) -> TrainConfig:
+    """Settings of an arm's run.
+
+    Args:
+        config: file of the base's settings.
+        arm: of :data:`ARMS`.
+        seed: of the run.
+        output: its folder.
+        scale: of all stages' steps and warmup.
+        more: settings that all arms replace.
+
+    Raises:
+        ValueError: ``config`` has other stages than :data:`STAGES`, or is that of the arm already.
+    """
+    shared = [*more, f"seed={seed}", f"output={json.dumps(str(output))}"]
+    base = load_config(config, shared)
+    if tuple(base.active) != STAGES:
+        raise ValueError(f"--config must have the stages {', '.join(STAGES)}, got {', '.join(base.active)}")
+    own = ARMS[arm]
+    steps = {name: max(1, round(stage.steps * scale)) for name, stage in base.active.items()}
+    for name in STAGES:
+        if f"stages.{name}.steps=0" in own:
+            steps["restoration"] += steps.pop(name)
+    scaled = [f"stages.{name}.warmup={round(stage.warmup * scale)}" for name, stage in base.active.items()]
+    scaled += [f"stages.{name}.steps={number}" for name, number in steps.items()]
+    found = load_config(config, [*shared, *scaled, *own])
+    if own and not differences(as_dict(load_config(config, [*shared, *scaled])), as_dict(found)):
+        raise ValueError(f"--config must not have the settings of the arm {arm!r} already: {', '.join(own)}")
+    return found
+
+
+def digests(files: Iterable[Path]) -> dict[str, Path]:
+    """Files by the SHA-256 of what they hold."""
+    return {hashlib.sha256(file.read_bytes()).hexdigest(): file for file in files}
+
+
+def described(known: Mapping[str, Path]) -> str:
+    """One digest of all."""
+    return hashlib.sha256("".join(sorted(known)).encode()).hexdigest()
+
+
+def training_seconds(lines: Sequence[Mapping[str, Any]], config: TrainConfig) -> dict[str, float]:
+    """Seconds of each stage's steps by a run's log, however often it was interrupted."""
+    seconds: dict[str, float] = {}
+    last = 0
+    for line in lines:
+        if "images_per_s" in line:
+            each = config.stages[line["stage"]].batch / line["images_per_s"]
+            seconds[line["stage"]] = seconds.get(line["stage"], 0.0) + each * (line["step"] - last)
+            last = line["step"]
+    return seconds
+
+
+def trained_encoder(config: TrainConfig) -> Represent | None:
+    """The encoder's features of fingerprints at the end of a run; None if it has none."""
+    if not config.uses_encoder:
+        return None
+    saved, problems = checkpoint.load(Path(config.output, CHECKPOINTS))
+    if saved is None:
+        raise ValueError(f"no checkpoint of {config.output} is whole: {'; '.join(problems)}")
+    parts = Parts(config, len(config.data.classes))
+    parts.load_state_dict(saved.parts)
+    own = config.encoder
+    fingerprint = Fingerprint(own.angles, own.scales, own.levels, residual=own.residual)
+    encoder = parts.eval().encoder
+    assert encoder is not None  # as the settings use it
+    return lambda x_lq, seeds: encoder(fingerprint(x_lq))
+
+
+def measured(
+    config: TrainConfig, train: Sequence[Path], test: Sequence[Path], crop: int, sampled: Sequence[int]
+) -> dict[str, Any]:
+    """Everything that is told of a finished run."""
+    unet = UNet.from_pretrained(Path(config.output, LAST)).eval().fold()
+    # the CPU whatever the run's device: scores of all machines are of the same arithmetic
+    _, network = network_of("auto", unet, torch.device("cpu"), torch.float32)
+    kinds = config.data.degradations
+    sampler = ResidualSampler.of(unet.config, SAMPLER_STEPS)
+    lines = read_log(config.output)
+    told = [line["accuracy"] for line in lines if "accuracy" in line][-LAST_LINES:]
+    seconds = training_seconds(lines, config)
+    found = scores(network, sampler, test, kinds, crop)
+    sampling = {}
+    for steps in sampled:
+        again = found if steps == SAMPLER_STEPS else None
+        again = again or scores(network, ResidualSampler.of(unet.config, steps), test, kinds, crop)
+        sampling[str(steps)] = again["mean"]
+    known = train[:: -(-len(train) // READ_OUT)]
+    encoder = trained_encoder(config)
+    told_by = {
+        name: readout(*(represented(represent, files, kinds, crop) for files in (known, test)))
+        for name, represent in (("readout", bottleneck(network, sampler)), ("encoder", encoder))
+        if represent is not None
+    }
+    return {
+        "steps": {name: stage.steps for name, stage in config.active.items()},
+        "seconds": sum(seconds.values()),
+        "seconds_of": seconds,
+        "threads": torch.get_num_threads(),
+        "training_accuracy": sum(told) / len(told) if told else None,
+        "readout_accuracy": told_by["readout"],
+        "encoder_accuracy": told_by.get("encoder"),
+        "scores": found,
+        "sampling": sampling,
+    }
+
+
+class Ablation:
+    """Results of a folder, and the runs that are still to do.
+
+    Args:
+        arguments: of the command line.
+
+    Raises:
+        ValueError: bad arguments, or results of other conditions in the folder. FileNotFoundError: no photographs.
+    """
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        for name, least in (("seeds", 1), ("crop", 0)):
+            if getattr(arguments, name) < least:
+                raise ValueError(f"--{name} must be at least {least}, got {getattr(arguments, name)}")
+        if not 0 < arguments.steps_scale < 1e6:
+            raise ValueError(f"--steps-scale must be above 0, got {arguments.steps_scale}")
+        unknown = [arm for arm in arguments.arms if arm not in ARMS]
+        if unknown:
+            raise ValueError(f"--arms must be of {', '.join(map(repr, ARMS))}, got {', '.join(map(repr, unknown))}")
+        self.arguments, self.out = arguments, Path(arguments.out)
+        files = list_images([folder_at(arguments.root)])
+        self.train = [file for file in files if not any(fnmatch(file.name, each) for each in arguments.exclude)]
+        if not self.train:
+            raise ValueError(f"--exclude must leave photographs of {arguments.root} to train on")
+        self.test = list_images([folder_at(arguments.test)]) if arguments.test else bundled_photographs()
+        trained, tested = digests(self.train), digests(self.test)
+        both = sorted(trained[each].name for each in trained.keys() & tested.keys())
+        if both:
+            raise ValueError(
+                f"--root must not hold test photographs unless --exclude names them: {', '.join(both[:5])}"
+                + (f" and {len(both) - 5} more" if len(both) > 5 else "")
+            )
+        self.more = [
+            'data.source="folder"',
+            f"data.root={json.dumps(str(arguments.root))}",
+            f"data.exclude={json.dumps(list(arguments.exclude))}",
+        ]
+        base = self.config(BASE, 0)
+        plain = as_dict(base)
+        for name in ("root", "exclude"):  # which photographs, the digest tells: they may lie anywhere
+            del plain["data"][name]
+        del plain["output"], plain["seed"]
+        conditions = {
+            "settings": plain,
+            "steps": sum(stage.steps for stage in base.active.values()),
+            "training": {"photographs": len(self.train), "sha256": described(trained)},
+            "test": {
+                "photographs": [file.name for file in self.test],
+                "sha256": described(tested),
+                "crop": arguments.crop,
+            },
+        }
+        self.results: dict[str, Any] = {"conditions": conditions, "runs": {}}
+        path = self.out / RESULTS
+        if path.exists():
+            self.results = json.loads(path.read_text(encoding="utf-8"))
+            old = self.results["conditions"]
+            changed = differences(old["settings"], plain)
+            changed += [name for name in ("steps", "training", "test") if old[name] != conditions[name]]
+            if changed:
+                raise ValueError(f"--out holds results of other conditions: {', '.join(changed)} differ in {path}")
+        for arm in arguments.arms:  # bad settings fail before anything is trained
+            self.config(arm, 0)
+
+    def config(self, arm: str, seed: int) -> TrainConfig:
+        """Of a run in a folder of its own."""
+        given = self.arguments
+        output = self.out / f"{arm.replace(' ', '-')}-{seed}"
+        return arm_config(given.config, arm, seed, output, given.steps_scale, self.more)
+
+    def run(self, stop: StopRequest) -> bool:
+        """Train and measure what is not there yet, all arms of a seed before the next; whether all is there."""
+        for seed in range(self.arguments.seeds):
+            for arm in self.arguments.arms:
+                runs = self.results["runs"].setdefault(arm, {})
+                if str(seed) in runs:
+                    continue
+                if stop.asked:
+                    return False
+                config = self.config(arm, seed)
+                if not Trainer(config, quiet=self.arguments.quiet).run(stop=stop).finished:
+                    return False
+                sampled = SAMPLED if arm == BASE else ()
+                runs[str(seed)] = one = measured(config, self.train, self.test, self.arguments.crop, sampled)
+                self.write()
+                mean = one["scores"]["mean"]
+                print(
+                    f"{arm}, seed {seed}: {mean['psnr']:.2f} dB (degraded {mean['psnr_degraded']:.2f}), "
+                    f"SSIM {mean['ssim']:.4f}, accuracy {one['readout_accuracy']:.3f}, {one['seconds']:.0f} s",
+                    flush=True,
+                )
+        return True
+
+    def write(self) -> None:
+        """Results and table, each whole."""
+        runs = self.results["runs"]  # in the order of the arms, whenever they were trained
+        self.results["runs"] = {
+            arm: dict(sorted(runs[arm].items(), key=lambda x: int(x[0]))) for arm in ARMS if arm in runs
+        }
+        self.out.mkdir(parents=True, exist_ok=True)
+        for name, text in ((RESULTS, json.dumps(self.results, indent=1) + "\n"), (TABLE, markdown(self.results))):
+            write_atomically(self.out / name, lambda file, text=text: file.write_text(text, encoding="utf-8"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, measure, and print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.ablation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--root", type=Path, required=True, metavar="FOLDER", help="clean photographs to train on")
+    parser.add_argument(
+        "--exclude", nargs="*", default=[], metavar="PATTERN", help="names of files there that are never trained on"
+    )
+    parser.add_argument(
+        "--test", type=Path, metavar="FOLDER", help="clean photographs to test on (default: those that come along)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="default: %(default)s")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), metavar="ARM", help=f"of {', '.join(map(repr, ARMS))}")
+    parser.add_argument("--seeds", type=int, default=3, help="of each arm, from 0 (default: %(default)s)")
+    parser.add_argument("--steps-scale", type=float, default=1.0, help="factor of all stages' steps and warmup")
+    parser.add_argument(
+        "--crop", type=int, default=128, help="side of what is tested, of the middle; 0: all (default: %(default)s)"
+    )
+    parser.add_argument("--config", type=Path, default=CONFIG, help="settings of the base (default: %(default)s)")
+    parser.add_argument("--quiet", action="store_true", help="tell finished arms alone")
+    arguments = parser.parse_args(argv)
+    try:
+        ablation = Ablation(arguments)
+        with stop_on_signals() as stop:
+            finished = ablation.run(stop)
+    except (ValueError, OSError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    if not finished:
+        name = signal.Signals(stop.asked).name
+        print(f"{parser.prog}: {name}: the same command goes on", file=sys.stderr)
+        return 128 + stop.asked
+    print(markdown(ablation.results))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

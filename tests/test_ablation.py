@@ -1,0 +1,169 @@
+"""The ablations run from end to end on a tiny network, go on without training again; arms are what they say."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from bdg_fast.data.images import bundled_photographs
+from bdg_fast.training.settings import as_dict, differences
+from benchmarks import ablation
+from benchmarks.ablation import ARMS, BASE, CONFIG, arm_config, main
+from benchmarks.ablation_scores import middle, readout
+from benchmarks.ablation_table import spread
+
+pytest.importorskip("yaml")
+
+CHANGED = {
+    "base": set(),
+    "no fingerprint": {
+        "stages.bridging.losses.bridging", "stages.bridging.losses.classification",
+        "stages.restoration.losses.bridging", "stages.restoration.losses.negative",
+    },
+    "no bridging stage": {"stages.bridging.steps", "stages.restoration.steps"},
+    "no classification": {"stages.bridging.losses.classification"},
+    "both heads": {"network.heads", "stages.restoration.losses.generation"},
+    "DiffUIR": {
+        "stages.generation.steps", "stages.bridging.steps", "stages.restoration.steps",
+        "stages.restoration.losses.bridging", "stages.restoration.losses.negative",
+    },
+    "gray fingerprint": {"encoder.residual"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_an_arm_differs_from_the_base_in_what_it_says_at_equal_steps(tmp_path, arm):
+    base, own = (arm_config(CONFIG, each, 1, tmp_path, 0.1) for each in (BASE, arm))
+    assert set(differences(as_dict(base), as_dict(own))) == CHANGED[arm]
+    assert [stage.steps for stage in base.stages.values()] == [15, 30, 60]
+    assert sum(stage.steps for stage in own.active.values()) == 105
+    uses_matrices = arm not in ("no fingerprint", "DiffUIR")
+    assert own.uses_encoder == uses_matrices
+    assert own.network.heads == ("both" if arm == "both heads" else "residual")
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Folders of two small photographs each, to train and to test on."""
+    folders = []
+    for name, files in (("train", bundled_photographs()[:2]), ("test", bundled_photographs()[2:4])):
+        folder = tmp_path_factory.mktemp(name)
+        for file in files:
+            Image.open(file).crop((96, 96, 160, 160)).save(folder / f"{file.stem}.png")
+        folders.append(folder)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Settings of two steps an arm at most, but one in each of the base's three stages."""
+    stage = {"steps": 1, "batch": 2, "crop": 16, "lr": 1e-3}
+    values = {
+        "device": "cpu",
+        "network": {"width": 16, "multipliers": [1, 1]},
+        "encoder": {"residual": True, "angles": 2, "scales": [1], "levels": 8, "width": 16, "projection": 8},
+        "data": {"source": "folder", "root": "photographs", "degradations": ["clean", "noise", "haze"], "held_out": 0},
+        "stages": {name: {"coefficients": name, **stage} for name in ("generation", "bridging", "restoration")},
+        "validation": {"every": 0},
+        "log": {"every": 1, "tensorboard": False},
+    }
+    path = tmp_path_factory.mktemp("settings") / "tiny.json"
+    path.write_text(json.dumps(values))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(photographs, tiny, tmp_path_factory):
+    """A command that was run once, and its folder."""
+    train, test = photographs
+    out = tmp_path_factory.mktemp("out")
+    command = ["--root", train, "--test", test, "--config", tiny, "--out", out, "--seeds", 1, "--crop", 16, "--quiet"]
+    command = [*map(str, command), "--arms", "DiffUIR", "base"]
+    assert main(command) == 0
+    return command, out
+
+
+def test_results_and_table_are_written(finished):
+    runs = json.loads((finished[1] / "results.json").read_text())["runs"]
+    assert list(runs) == ["base", "DiffUIR"]  # in the order of the arms
+    base, other = runs["base"]["0"], runs["DiffUIR"]["0"]
+    assert base["steps"] == {"generation": 1, "bridging": 1, "restoration": 1}
+    assert other["steps"] == {"restoration": 3}
+    assert set(base["sampling"]) == {"1", "3", "5", "10"} and other["sampling"] == {}
+    assert other["training_accuracy"] is None and 0 <= base["training_accuracy"] <= 1
+    assert other["encoder_accuracy"] is None and 0 <= base["encoder_accuracy"] <= 1
+    for one in (base, other):
+        assert set(one["scores"]) == {"clean", "noise", "haze", "mean"}
+        assert one["scores"]["clean"]["psnr_degraded"] == 100  # equal, and in no mean
+        mean = (one["scores"]["noise"]["psnr"] + one["scores"]["haze"]["psnr"]) / 2
+        assert one["scores"]["mean"]["psnr"] == pytest.approx(mean)
+        assert 0 <= one["readout_accuracy"] <= 1 and one["seconds"] > 0
+    assert base["sampling"]["3"] == base["scores"]["mean"]
+    table = (finished[1] / "table.md").read_text()
+    for text in ("| base | 1 |", "| DiffUIR | 1 |", "| degraded |", "| PSNR (dB) | noise | haze | mean |", "| 10 |"):
+        assert text in table
+
+
+def test_finished_arms_are_not_trained_again(finished, monkeypatch, capsys):
+    monkeypatch.setattr(ablation, "Trainer", None)
+    before = (finished[1] / "results.json").read_bytes()
+    assert main(finished[0]) == 0
+    assert (finished[1] / "results.json").read_bytes() == before
+    assert "| DiffUIR |" in capsys.readouterr().out
+
+
+def test_a_run_that_was_stopped_goes_on(finished, monkeypatch):
+    """Training is there, its results are not: they come again, of equal scores."""
+    command, out = finished
+    before = json.loads((out / "results.json").read_text())
+    cut = json.loads(json.dumps(before))
+    del cut["runs"]["DiffUIR"]["0"]
+    (out / "results.json").write_text(json.dumps(cut))
+    assert main(command) == 0
+    after = json.loads((out / "results.json").read_text())
+    assert after["runs"]["DiffUIR"]["0"] == before["runs"]["DiffUIR"]["0"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["--steps-scale", "0"], "--steps-scale must be above 0"),
+        (["--arms", "none"], "--arms must be of 'base', 'no fingerprint'"),
+        (["--exclude", "*"], "--exclude must leave photographs"),
+        (["--crop", "32"], "--out holds results of other conditions: test differ"),
+        (["--steps-scale", "2"], "--out holds results of other conditions: "),
+    ],
+)
+def test_bad_arguments_are_named(finished, changes, message, capsys):
+    assert main([*finished[0], *changes]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_what_is_tested_on_is_not_trained_on(photographs, tiny, tmp_path, capsys):
+    train, test = photographs
+    (train / "copy.png").write_bytes(next(test.iterdir()).read_bytes())
+    command = [*map(str, ["--root", train, "--test", test, "--config", tiny, "--out", tmp_path / "out"])]
+    try:
+        assert main(command) == 2
+        assert "--root must not hold test photographs unless --exclude names them: copy.png" in capsys.readouterr().err
+    finally:
+        (train / "copy.png").unlink()
+
+
+def test_settings_of_an_arm_that_the_base_has_already_are_refused(tiny, tmp_path):
+    with pytest.raises(ValueError, match="must not have the settings of the arm 'gray fingerprint' already"):
+        arm_config(tiny, "gray fingerprint", 0, tmp_path, more=["encoder.residual=false"])
+    with pytest.raises(ValueError, match="--config must have the stages generation, bridging, restoration"):
+        arm_config(tiny, BASE, 0, tmp_path, more=["stages.bridging.steps=0"])
+
+
+def test_small_parts():
+    image = torch.arange(30.0).view(1, 5, 6)
+    assert middle(image, 2).tolist() == [[[8, 9], [14, 15]]]
+    assert middle(image, 0) is image and middle(image, 9) is image
+    assert spread([1.0, 3.0]) == "2.00 ± 1.41" and spread([0.5], 2, "+") == "+0.50" and spread([]) == "-"
+    features, labels = torch.tensor([[0.0, 5.0], [0.1, 5.0], [9.0, 5.0], [9.1, 5.0]]), torch.tensor([0, 0, 1, 1])
+    nine = (features.repeat(3, 1), labels.repeat(3))
+    assert readout(nine, (torch.tensor([[0.2, 5.0], [8.0, 5.0]]), torch.tensor([0, 1]))) == 1
