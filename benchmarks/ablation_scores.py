@@ -16,9 +16,9 @@ from bdg_fast.data.degrade import RANGES, degrade
 from bdg_fast.data.images import as_unit_rgb, read_image
 from bdg_fast.evaluation.probe import knn
 from bdg_fast.kernels.pixelwise import derived_seeds, image_normals, uniforms
+from bdg_fast.metrics import psnr, ssim
 from bdg_fast.models import UNetOutput
 from bdg_fast.sampler import ResidualSampler
-from bdg_fast.training.validate import psnr, ssim
 
 SHARES = (1 / 6, 1 / 2, 5 / 6)
 """Levels of each degradation, as shares of its range."""
