@@ -257,3 +257,22 @@ def test_a_failed_write_leaves_the_old_model(tmp_path, monkeypatch):
 def test_folded_networks_are_not_saved(tmp_path):
     with pytest.raises(ValueError, match="a folded UNet cannot be saved"):
         UNet(SMALL).fold().save_pretrained(tmp_path)
+
+
+def test_half_the_space_is_float32_again_when_loaded(tmp_path):
+    torch.manual_seed(0)
+    unet = UNet(SMALL)
+    unet.save_pretrained(tmp_path / "whole")
+    unet.save_pretrained(tmp_path / "half", dtype=torch.float16)
+    whole, half = ((tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half"))
+    assert half < 0.6 * whole
+    loaded = UNet.from_pretrained(tmp_path / "half")
+    for name, tensor in loaded.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, unet.state_dict()[name].half().float())
+    with pytest.raises(TypeError, match=r"dtype must be floating, got torch.int8"):
+        unet.save_pretrained(tmp_path / "no", dtype=torch.int8)
+    with torch.no_grad():
+        unet.stem.bias[0] = 1e6
+    with pytest.raises(ValueError, match=r"dtype=torch.float16 cannot hold stem.bias"):
+        unet.save_pretrained(tmp_path / "no", dtype=torch.float16)

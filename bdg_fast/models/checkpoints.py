@@ -151,15 +151,29 @@ def _parsed(text: str, source: Path) -> UNetConfig:
         raise CheckpointError(f"{source} is no configuration of a UNet: {error}") from None
 
 
-def save_unet(unet: UNet, folder: str | os.PathLike[str]) -> None:
-    """Write ``model.safetensors`` (which holds the configuration too) and ``config.json``, each whole or not at all."""
+def save_unet(unet: UNet, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
+    """Write ``model.safetensors`` (which holds the configuration too) and ``config.json``, each whole or not at all.
+
+    Args:
+        unet: not folded.
+        folder: made where it is missing.
+        dtype: floating, of the weights in the file; default: their own. Loaded weights are float32 again.
+
+    Raises:
+        ValueError: a folded network; weights too large for ``dtype``. TypeError: ``dtype`` is not floating.
+    """
     from safetensors.torch import save
 
     if any(name.endswith(".conv1.weight") and not _standardized(unet, name) for name, _ in unet.named_parameters()):
         raise ValueError("a folded UNet cannot be saved: its weights no longer are those that were trained")
+    if dtype is not None and not dtype.is_floating_point:
+        raise TypeError(f"dtype must be floating, got {dtype}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.contiguous() for name, tensor in unet.state_dict().items()}
+    weights = {name: tensor.to(dtype).contiguous() for name, tensor in unet.state_dict().items()}
+    beyond = [name for name, tensor in weights.items() if not bool(tensor.isfinite().all())]
+    if dtype is not None and beyond:
+        raise ValueError(f"dtype={dtype} cannot hold {', '.join(beyond)}")
     config = json.dumps({"unet": unet.to_dict()}, indent=1)
     content = save(weights, {"format": "pt", CONFIG_KEY: config})
     write_atomically(folder / WEIGHTS_FILE, lambda file: file.write_bytes(content))

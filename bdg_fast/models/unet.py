@@ -200,12 +200,15 @@ class UNet(nn.Module, ModelHubMixin, library_name="bdg-fast", pipeline_tag="imag
         repo_id: str | None = None,
         push_to_hub: bool = False,
         model_card_kwargs: dict[str, Any] | None = None,
+        dtype: torch.dtype | None = None,
         **hub: Any,
     ) -> str | None:
         """Write ``config.json``, ``model.safetensors`` and, if there is none, a model card.
 
         Args:
             config: not used; the configuration is that of the network.
+            dtype: of the weights in the file, by default their own: float16 takes half the space, and is float32 again
+                when loaded.
             repo_id, push_to_hub, hub: also upload, as :meth:`push_to_hub` does (``repo_id`` defaults to the
                 name of the folder).
             model_card_kwargs: values for the model card.
@@ -216,7 +219,7 @@ class UNet(nn.Module, ModelHubMixin, library_name="bdg-fast", pipeline_tag="imag
         from .checkpoints import save_unet
 
         folder = Path(save_directory)
-        save_unet(self, folder)
+        save_unet(self, folder, dtype)
         if not (folder / "README.md").exists():
             self.generate_model_card(**(model_card_kwargs or {})).save(folder / "README.md")
         if push_to_hub:

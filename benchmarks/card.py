@@ -1,0 +1,120 @@
+"""``python -m benchmarks.card``: what a checkpoint's card says of it, in numbers and pictures.
+
+Photographs are degraded in known ways (`bdg_fast.evaluation.restoration`), restored with the sampler's three steps, and
+compared. Writes ``scores.json``, ``tables.md`` and ``worst.png``: the cases that lost most, degraded, restored, clean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bdg_fast import ResidualSampler, Restorer, UNet
+from bdg_fast.data.images import as_unit_rgb, bundled_photographs, list_images, read_image
+from bdg_fast.evaluation.restoration import CLEAN, KINDS, SHARES, Score, means, score, table, versions
+from bdg_fast.files import write_atomically
+
+from .ablation_scores import bottleneck, readout, represented
+from .peers import available
+
+MILD = ("noise", "jpeg")
+"""Degradations that are also scored at the least of their levels: what is nearly clean is to be left nearly alone."""
+WORST = 6
+READOUT_TRAIN = 48
+
+
+def photographs(files: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
+    """Names, and float32 ``[3, H, W]`` in [0, 1]."""
+    for file in files:
+        yield file.name, as_unit_rgb(read_image(file))
+
+
+def spread(files: Sequence[Path], count: int) -> list[Path]:
+    """``count`` of them, evenly over their names."""
+    return [files[index * len(files) // count] for index in range(min(count, len(files)))]
+
+
+def worst(scores: Sequence[Score], files: Sequence[Path], restorer: Restorer) -> Tensor:
+    """uint8 ``[3, H, W]``: the cases that lost most, a row each."""
+    rows = []
+    by_name = {file.name: file for file in files}
+    lost = sorted((one for one in scores if one.kind != CLEAN), key=lambda one: one.psnr - one.psnr_degraded)[:WORST]
+    for one in lost:
+        clean = as_unit_rgb(read_image(by_name[one.photograph]))
+        degraded = next(x for kind, level, x in versions(clean) if (kind, level) == (one.kind, one.level))
+        rows.append(torch.cat((degraded[0], restorer.restore(degraded)[0].clamp(0, 1), clean), 2))
+        print(f"lost: {one.photograph}, {one.kind} {one.level:.3g}: {one.psnr_degraded:.2f} to {one.psnr:.2f} dB")
+    return (torch.cat(rows, 1) * 255).round().to(torch.uint8)
+
+
+def main() -> int:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.card", description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", type=Path, help="folder (default: the one that comes along)")
+    parser.add_argument("--photographs", type=Path, help="folder of further clean photographs that were not trained on")
+    parser.add_argument("--pattern", nargs="+", default=["*"], help="file names in it")
+    parser.add_argument("--count", type=int, default=24, help="of them, at most (default 24)")
+    parser.add_argument("--train", type=Path, help="folder of training photographs, to fit the readout on")
+    parser.add_argument("--out", type=Path, default=Path("runs/card"))
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    restorer = Restorer.from_pretrained(arguments.checkpoint)
+    sets = {"photographs that come along": bundled_photographs()}
+    if arguments.photographs:
+        found = [
+            file
+            for file in list_images([arguments.photographs])
+            if any(fnmatch.fnmatch(file.name, each) for each in arguments.pattern)
+        ]
+        sets["held-out photographs"] = spread(found, arguments.count)
+    content: dict[str, Any] = {
+        "versions": available("torch", "numba"),
+        "backend": restorer.backend,
+        "shares": SHARES,
+        "sets": {},
+    }
+    texts = []
+    for name, files in sets.items():
+        began = time.monotonic()
+        scores = score(restorer.restore, photographs(files))
+        mild = score(restorer.restore, photographs(files), MILD, (0.0,))
+        content["sets"][name] = {"scores": [one._asdict() for one in scores], "mild": [one._asdict() for one in mild]}
+        kept = means(mild)
+        texts.append(
+            f"{len(files)} {name}:\n\n{table(scores)}\n\nChanged (root mean square, in 1/255): "
+            + ", ".join(f"{kind} {kept[kind].change:.2f}" for kind in (CLEAN, *MILD))
+            + f"\n\n{time.monotonic() - began:.0f} s\n"
+        )
+        print(texts[-1], flush=True)
+        if name == "photographs that come along":
+            picture = worst(scores, files, restorer)
+            write_atomically(arguments.out / "worst.png", Image.fromarray(picture.permute(1, 2, 0).numpy()).save)
+    if arguments.train:
+        test = [file for files in sets.values() for file in files]
+        unet = UNet.from_pretrained(arguments.checkpoint).eval() if arguments.checkpoint else restorer.unet
+        represent = bottleneck(unet, ResidualSampler.of(unet.config))
+        known = spread(list_images([arguments.train]), READOUT_TRAIN)
+        kinds = (CLEAN, *KINDS)
+        accuracy = readout(represented(represent, known, kinds, 128), represented(represent, test, kinds, 128))
+        content["readout"] = {"kinds": kinds, "train": len(known), "test": len(test), "accuracy": accuracy}
+        texts.append(
+            f"Kind told by the network's own features (5 nearest neighbours, {len(kinds)} kinds): {accuracy:.1%}\n"
+        )
+        print(texts[-1])
+    text = json.dumps(content, indent=1) + "\n"
+    write_atomically(arguments.out / "scores.json", lambda file: file.write_text(text, encoding="utf-8"))
+    write_atomically(arguments.out / "tables.md", lambda file: file.write_text("\n".join(texts), encoding="utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
