@@ -70,19 +70,21 @@ def _stepped(
 def scaled(pixels: Tensor) -> Tensor:
     """Float32 in [-1, 1], of floating ``pixels`` in [0, 1] or uint8."""
     plain = pixels.to(torch.float32, memory_format=torch.contiguous_format)
-    return (plain / 255 if pixels.dtype == torch.uint8 else plain) * 2 - 1
+    if pixels.dtype == torch.uint8:
+        plain = plain / plain.new_full((), 255)  # by a number of the host, GPUs multiply by its rounded reciprocal
+    return plain * 2 - 1
 
 
-def gathered(pieces: Iterator[Tensor], height: int, keep: Keep | None) -> Tensor:
-    """Rows ``[B, C, h, W]``, or what ``keep`` makes of them, as one tensor ``[B, C, height, W]``."""
+def gathered(
+    pieces: Iterator[Tensor], height: int, keep: Keep | None, order: torch.memory_format = torch.contiguous_format
+) -> Tensor:
+    """Rows ``[B, C, h, W]``, or what ``keep`` makes of them, as one tensor ``[B, C, height, W]`` in ``order``."""
     whole: Tensor | None = None
     top = 0
     for piece in pieces:
         rows = piece if keep is None else keep(piece)
         if whole is None:
             shape = (*rows.shape[:2], height, rows.shape[3])
-            # what is kept becomes an array or a file: as they lie in memory
-            order = torch.contiguous_format if keep is None else torch.channels_last
             whole = torch.empty(shape, dtype=rows.dtype, device=rows.device, memory_format=order)
         whole[:, :, top : top + rows.shape[2]] = rows
         top += rows.shape[2]
@@ -103,9 +105,9 @@ class _Normals:
     """The numbers of one ``torch.randn(total)`` from number ``begin`` on, some at a time."""
 
     def __init__(self, seed: int, total: int, begin: int) -> None:
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator("cpu").manual_seed(seed)
         self._undrawn = total
-        self._drawn = torch.empty(0)
+        self._drawn = torch.empty(0, device="cpu")
         while begin:
             begin -= len(self.take(min(begin, BLOCK)))
 
@@ -114,7 +116,7 @@ class _Normals:
         while len(self._drawn) < count:
             # the last numbers are drawn twice where they are no multiple of 16: never less than a block
             block = BLOCK if self._undrawn >= 2 * BLOCK else self._undrawn
-            self._drawn = torch.cat([self._drawn, torch.randn(block, generator=self._generator)])
+            self._drawn = torch.cat([self._drawn, torch.randn(block, generator=self._generator, device="cpu")])
             self._undrawn -= block
         taken, self._drawn = self._drawn[:count], self._drawn[count:]
         return taken

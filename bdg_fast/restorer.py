@@ -328,7 +328,10 @@ class Restorer:
             noise = iter(torch.split(self._noise_of(pixels.shape[2:])[0], STRIP, 2))
         network, scale = TiledNetwork(self._network, tile), lambda a, b, c, d: scaled(pixels[:, :, a:b, c:d])
         rows = restored_rows(self.sampler, network, scale, noise, (height, width))
-        return gathered(((x + 1) * 0.5 for x in rows), height, keep)
+        # what is kept of an array or a file lies in memory as that does: it becomes one without a copy
+        as_came = keep is not None and pixels.is_contiguous(memory_format=torch.channels_last)
+        order = torch.channels_last if as_came else torch.contiguous_format
+        return gathered(((x + 1) * 0.5 for x in rows), height, keep, order)
 
     def _at_once(self, x_lq: Tensor, tile: int) -> Tensor:
         """Restored pixels in [0, 1] of ``x_lq`` in [-1, 1]; of a large picture where its steps draw noise."""

@@ -39,9 +39,12 @@ class Transfers:
         return self.begin(tensor)()
 
     def begin(self, tensor: Tensor) -> Callable[[], Tensor]:
-        """Begin to copy ``tensor``, in any thread; what is returned has the device's current stream wait for it."""
+        """Begin to copy ``tensor`` in any thread; what is returned has the device's current stream wait for it."""
         with torch.cuda.stream(self._up):  # of this device, in threads too
-            staged = tensor.pin_memory()  # its allocator keeps it until the copy is done
+            staged = tensor
+            if tensor.device.type == "cpu":
+                # its allocator keeps it until the copy is done; dense, where `pin_memory` fails for expanded channels
+                staged = torch.empty_like(tensor, pin_memory=True).copy_(tensor)
             there = staged.to(self.device, non_blocking=True)
             copied = self._up.record_event()
 

@@ -106,3 +106,17 @@ def test_no_picture_is_held_in_float32(mode, monkeypatch):
         restored = ours(image)
     assert np.array_equal(np.array(restored), np.array(expected)) and restored.mode == mode
     assert largest.numbers <= 3 * TILE * 40
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_large_tensors_come_back_in_the_order_of_memory_that_they_came_in(order):
+    """Callers take views of them, and copying a large one would hold it twice."""
+    large = torch.zeros(1, 3, 140, 9, dtype=torch.uint8).to(memory_format=order)
+    assert restorer()(large).is_contiguous(memory_format=order)
+
+
+def test_the_default_device_does_not_draw():
+    expected = torch.cat(list(bands.noise_rows(7, (130, 33))), 2)
+    with torch.device("meta"):
+        found = torch.cat(list(bands.noise_rows(7, (130, 33))), 2)
+    assert torch.equal(found, expected)

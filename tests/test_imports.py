@@ -60,6 +60,7 @@ PACKAGE = {
     "backends": {"memory", "models"},
     "graphs": {"memory"},
     "tiles": {"backends", "models"},
+    "bands": {"sampler", "tiles"},
     "transfers": set(),
     "models": {"files", "kernel"},
     "schedule": set(),
@@ -67,8 +68,8 @@ PACKAGE = {
     "texture": {"kernel"},
     "data": {"files", "kernel"},
     "evaluation": {"", "texture", "data", "kernel"},
-    "restorer": {"backends", "data", "graphs", "memory", "models", "sampler", "tiles", "transfers"},
-    "training": {"backends", "data", "files", "kernel", "losses", "models", "sampler", "schedule"},
+    "restorer": {"backends", "bands", "data", "graphs", "memory", "models", "sampler", "tiles", "transfers"},
+    "training": {"backends", "data", "files", "kernel", "losses", "models", "sampler", "schedule", "transfers"},
     "cli": {"", "backends", "texture", "data", "evaluation", "files", "kernel", "memory", "restorer", "training"},
 }
 

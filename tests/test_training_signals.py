@@ -47,6 +47,7 @@ def test_sigterm_saves_and_the_run_goes_on_exactly(tmp_path, config):
 
 
 def test_ctrl_c_does_the_same_and_signals_are_as_before(monkeypatch, config, capsys):
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background, perhaps
     write, before = RunLog.numbers, [signal.getsignal(number) for number in signals.SIGNALS]
 
     def interrupted(self, step, *arguments):
@@ -60,18 +61,56 @@ def test_ctrl_c_does_the_same_and_signals_are_as_before(monkeypatch, config, cap
     assert main(["train", "--config", str(config)]) == 128 + signal.SIGINT
     assert "SIGINT" in capsys.readouterr().err
     assert [signal.getsignal(number) for number in signals.SIGNALS] == before
+    signal.signal(signal.SIGINT, ignored)
     assert trainer(config.with_name("run"), **LONG).run(until=3) == (3, False, 0, None)  # from step 3
 
 
-def test_a_second_signal_ends_at_once(monkeypatch):
-    killed = []
-    monkeypatch.setattr(signals, "REPEATED", 0)
-    monkeypatch.setattr(os, "kill", lambda pid, number: killed.append((pid, number, signal.getsignal(number))))
+SECOND = """
+import hashlib, importlib.util, os, signal, sys, threading, time
+
+spec = importlib.util.spec_from_file_location("signals", sys.argv[1])  # alone: the package takes seconds
+signals = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(signals)
+signals.REPEATED = float(sys.argv[2])
+time.monotonic = time.thread_time  # of whoever looks: a busy machine changes nothing
+
+
+def send():
+    while time.thread_time() < 0.05:
+        pass  # until the main thread is in its call
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+with signals.stop_on_signals() as request:
+    signal.raise_signal(signal.SIGTERM)
+    assert request.asked == signal.SIGTERM
+    sender = threading.Thread(target=send)
+    sender.start()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 3 * 10**6)  # as a step does, keeps handlers waiting
+    sender.join()
+print("saved")
+"""
+
+
+@pytest.mark.parametrize(("repeated", "code", "told"), [(0, 1, ""), (0.5, 0, "saved\n")])
+def test_a_second_signal_ends_at_once_and_one_that_comes_with_the_first_does_not(repeated, code, told):
+    """Both while the process is in a long call."""
+    command = [sys.executable, "-c", SECOND, signals.__file__, str(repeated)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr) == (code, told, "")
+
+
+def test_ignored_signals_stay_ignored_and_nothing_is_left():
+    before, threads = signal.getsignal(signal.SIGINT), threading.active_count()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the shell does for `nohup` and jobs of scripts
     with stop_on_signals() as request:
-        signal.raise_signal(signal.SIGTERM)
-        assert request.asked == signal.SIGTERM and not killed
         signal.raise_signal(signal.SIGINT)
-        assert killed == [(os.getpid(), signal.SIGINT, signal.SIG_DFL)]
+        assert not request.asked
+        signal.raise_signal(signal.SIGTERM)
+        assert request.asked == signal.SIGTERM
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    assert threading.active_count() == threads and signal.set_wakeup_fd(-1) == -1
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_run_from_python_handles_no_signals_but_stops_when_asked(tmp_path):

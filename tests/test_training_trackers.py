@@ -116,3 +116,18 @@ def test_weights_and_biases_gets_the_numbers_of_the_log_in_one_run(wandb, tmp_pa
         expected.append({"step": step, **{f"{stage}/{name}": value for name, value in line.items()}})
     again = [each for each in expected if each["step"] == 3]  # computed again after the checkpoint of step 2
     assert [each for each in curves if "samples" not in each] == [*expected[:3], *again, *expected[3:]]
+
+
+@pytest.mark.parametrize("broken", ["log", "finish"])
+def test_a_network_that_goes_away_does_not_end_the_run(wandb, monkeypatch, tmp_path, broken):
+    calls = []
+
+    def gone(*_):
+        calls.append(1)
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(wandb.Run, broken, gone)
+    changes = {"log": {"every": 1, "tensorboard": False, "wandb": "restoration"}, "stages": {"steps": 1}}
+    with pytest.warns(UserWarning, match=r"WeightsAndBiases failed .* no route to host"):
+        assert trainer(tmp_path / "run", **changes).run().finished
+    assert len(calls) == 1 and len(losses(tmp_path / "run")) == 3

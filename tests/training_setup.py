@@ -77,7 +77,9 @@ def same_runs(output, expected, rel=1e-5):
     for name in ("parts", "optimizer", "network"):
         assert getattr(ends[0], name).keys() == getattr(ends[1], name).keys()
         for key, tensor in getattr(ends[0], name).items():
-            torch.testing.assert_close(getattr(ends[1], name)[key], tensor, atol=1e-5, rtol=0, msg=key)
+            # of weights a tenth of a step: AdamW divides by gradients that rounding is much of where they are small
+            far = 1e-5 if name == "optimizer" else 2e-5
+            torch.testing.assert_close(getattr(ends[1], name)[key], tensor, atol=far, rtol=0, msg=key)
 
 
 def on_two_ranks(script, folder):

@@ -12,9 +12,7 @@ from torch import Tensor
 from ..files import write_atomically
 from .config import TrainConfig
 from .settings import as_dict
-from .trackers import TensorBoard, Tracker, WeightsAndBiases, installed
-
-FILE = "log.jsonl"
+from .trackers import FILE, TensorBoard, Tolerant, Tracker, WeightsAndBiases, installed
 
 
 class RunLog:
@@ -38,9 +36,9 @@ class RunLog:
         self._trackers: list[Tracker] = []
         wanted = config.log.tensorboard
         if installed("tensorboard") if wanted is None else wanted:
-            self._trackers.append(TensorBoard(folder, after))
+            self._trackers.append(Tolerant(TensorBoard(folder, after)))
         if config.log.wandb is not None:
-            self._trackers.append(WeightsAndBiases(folder, config.log.wandb, as_dict(config)))
+            self._trackers.append(Tolerant(WeightsAndBiases(folder, config.log.wandb, as_dict(config))))
 
     def numbers(self, step: int, stage: str, values: Mapping[str, float]) -> None:
         """Of one step: losses, learning rate, speed, or measures of validation."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -42,26 +43,56 @@ class StopRequest:
 def stop_on_signals() -> Iterator[StopRequest]:
     """A request that SIGTERM and SIGINT make. Another signal later than :data:`REPEATED` ends the process at once.
 
-    What handled them before does so again afterwards. Python lets the main thread alone handle signals: in others the
-    request is one that nobody makes.
+    Ignored signals stay ignored, as those of jobs in the background are. What handled the others before does so again
+    afterwards. Python lets the main thread alone handle signals: in others the request is one that nobody makes.
     """
-    request, first = StopRequest(), 0.0
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal first
-        if not request.asked:
-            first = time.monotonic()
-            request.ask(number)
-        elif time.monotonic() - first >= REPEATED:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-
+    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.signal(number, handle) for number in SIGNALS}
-    try:
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if not request.asked:
+            request.ask(number)
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    handled = [number for number, handler in before.items() if handler != signal.SIG_IGN]
+    with contextlib.ExitStack() as leaving:
+        leaving.enter_context(_watched(frozenset(map(int, handled))))
+        for number in handled:
+            # a handler that is not Python's (None) cannot be put back
+            leaving.callback(signal.signal, number, before[number] or signal.SIG_DFL)
+            signal.signal(number, handle)
         yield request
+
+
+@contextlib.contextmanager
+def _watched(numbers: frozenset[int]) -> Iterator[None]:
+    """Within it a thread ends the process at a second signal.
+
+    Handlers run when the main thread comes back from what it calls: late, after a step on a GPU, so that what arrived
+    together would seem to be two, or never, where processes wait for each other in vain. A thread sees when they come.
+    """
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+
+    def watch() -> None:
+        first: float | None = None
+        while came := ours.recv(1):
+            if came[0] not in numbers:
+                continue
+            if first is None:
+                first = time.monotonic()
+            elif time.monotonic() - first >= REPEATED:
+                os._exit(1)
+
+    thread = threading.Thread(target=watch, name="bdg_fast signals", daemon=True)
+    thread.start()
+    before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.set_wakeup_fd(before)
+        theirs.close()
+        thread.join()
+        ours.close()

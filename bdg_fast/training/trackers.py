@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from ..files import write_atomically
 
+FILE = "log.jsonl"
+"""In a run's folder: everything that trackers get but pictures."""
 RUN_ID = "wandb-id"
 """File in a run's folder: what Weights & Biases knows the run by."""
 
@@ -41,6 +44,39 @@ def require_trackers(tensorboard: bool | None, wandb: str | None) -> None:
         raise ImportError("TensorBoard is not installed: pip install 'bdg-fast[training]', or log.tensorboard=false")
     if wandb is not None and not installed("wandb"):
         raise ImportError("Weights & Biases is not installed: pip install 'bdg-fast[wandb]', or log.wandb=null")
+
+
+class Tolerant:
+    """A tracker whose failures do not end a run: the first is a warning, after which it gets nothing more.
+
+    The folder has everything anyhow, and a network or a server may go away at any time of a run of days.
+    """
+
+    def __init__(self, tracker: Tracker) -> None:
+        """In place of ``tracker``."""
+        self._tracker: Tracker | None = tracker
+
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        """See :class:`Tracker`."""
+        self._try("numbers", step, values)
+
+    def picture(self, step: int, image: Tensor) -> None:
+        """See :class:`Tracker`."""
+        self._try("picture", step, image)
+
+    def close(self) -> None:
+        """See :class:`Tracker`."""
+        self._try("close")
+
+    def _try(self, method: str, *arguments: object) -> None:
+        if self._tracker is None:
+            return
+        try:
+            getattr(self._tracker, method)(*arguments)
+        except Exception as error:  # each has types of its own
+            name, self._tracker = type(self._tracker).__name__, None
+            told = f"{type(error).__name__}: {error}"
+            warnings.warn(f"{name} failed and gets nothing more of this run, {FILE} has all: {told}", stacklevel=3)
 
 
 class TensorBoard:
