@@ -329,6 +329,8 @@ def test_steps_that_are_not_finite_can_be_skipped(monkeypatch, tmp_path):
     breaking(monkeypatch, {1, 4}, "loss")
     result = one_stage(tmp_path, non_finite="skip", most_skipped=1).run()
     assert result.finished and result.skipped == 2
+    for line in (tmp_path / "log.jsonl").read_text().splitlines():
+        assert "loss" in json.loads(line, parse_constant=pytest.fail)  # strict readers know no NaN
     saved, _ = checkpoint.load(tmp_path / "checkpoints")
     assert saved is not None and saved.state["updates"] == 4
     assert all(bool(tensor.isfinite().all()) for tensor in (saved.parts | saved.optimizer | saved.network).values())

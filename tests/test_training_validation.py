@@ -81,6 +81,21 @@ def test_a_run_validates_keeps_the_best_and_writes_pictures(tmp_path):
     assert UNet.from_pretrained(output / "best").config == config(output).network
 
 
+def test_networks_are_validated_by_the_sampler_that_restores_with_them(monkeypatch, tmp_path):
+    used = []
+    score = HeldOut.score
+    monkeypatch.setattr(
+        HeldOut, "score", lambda self, unet, sampler: (used.append(sampler), score(self, unet, sampler))[1]
+    )
+    network = {"width": 16, "multipliers": [1], "family": "diffuir"}
+    trainer(tmp_path / "run", network=network, validation=VALIDATION, checkpoint={"every": 9}).run()
+    bridging, restoration = used
+    own = ResidualSampler.official()
+    for sampler in used:
+        assert (sampler.method, sampler.start_noise, sampler.clamp_residual) == (own.method, 0.1, True)
+    assert torch.equal(restoration.schedule.delta, own.schedule.delta) and bridging.schedule.delta.max() == 0
+
+
 def test_the_best_checkpoint_is_kept(monkeypatch, tmp_path):
     output, values = tmp_path / "run", iter([20.0, 30.0, 25.0, 26.0, 27.0, 28.0])
     score = HeldOut.score

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,9 @@ class RunLog:
             self._trackers.append(Tolerant(WeightsAndBiases(folder, config.log.wandb, as_dict(config))))
 
     def numbers(self, step: int, stage: str, values: Mapping[str, float]) -> None:
-        """Of one step: losses, learning rate, speed, or measures of validation."""
-        self._file.write(json.dumps({"step": step, "stage": stage, **values}) + "\n")
+        """Of one step: losses, learning rate, speed, or measures of validation; in the file null if not finite."""
+        told = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, "stage": stage, **told}) + "\n")
         self._file.flush()
         if not self.quiet:
             print(

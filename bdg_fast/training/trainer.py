@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ from .prefetch import prefetched
 from .ranks import Ranks, ranks
 from .settings import as_dict, differences
 from .signals import SIGNALS, StopRequest
-from .stages import DEGRADATION, Parts, StageModule, schedule_of, step_seeds
+from .stages import DEGRADATION, Parts, StageModule, step_seeds
 from .trackers import require_trackers
 from .validate import HeldOut
 
@@ -343,10 +343,7 @@ class _Run:
         if self.held_out is None or stage.coefficients == "generation":
             return
         whole = ResidualSampler.of(self.config.network, self.config.validation.steps)
-        sampler = ResidualSampler(
-            schedule=schedule_of(self.config).stage(stage.coefficients),
-            steps=whole.steps, start_noise=whole.start_noise, time=whole.time,
-        )  # fmt: skip
+        sampler = replace(whole, schedule=whole.schedule.stage(stage.coefficients))
         unet = whole_unet(self.average.unet)
         scores = self.held_out.score(unet, sampler)
         counters = self.counters
