@@ -59,7 +59,7 @@ def worst(scores: Sequence[Score], files: Sequence[Path], restorer: Restorer) ->
 def main() -> int:
     """Measure and write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.card", description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, help="folder (default: the one that comes along)")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="folder of trained weights")
     parser.add_argument("--photographs", type=Path, help="folder of further clean photographs that were not trained on")
     parser.add_argument("--pattern", nargs="+", default=["*"], help="file names in it")
     parser.add_argument("--count", type=int, default=24, help="of them, at most (default 24)")
@@ -100,7 +100,7 @@ def main() -> int:
             write_atomically(arguments.out / "worst.png", Image.fromarray(picture.permute(1, 2, 0).numpy()).save)
     if arguments.train:
         test = [file for files in sets.values() for file in files]
-        unet = UNet.from_pretrained(arguments.checkpoint).eval() if arguments.checkpoint else restorer.unet
+        unet = UNet.from_pretrained(arguments.checkpoint)
         represent = bottleneck(unet, ResidualSampler.of(unet.config))
         known = spread(list_images([arguments.train]), READOUT_TRAIN)
         kinds = (CLEAN, *KINDS)

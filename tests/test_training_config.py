@@ -16,7 +16,7 @@ from training_setup import settings
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("name", ["demo", "paper", "small"])
+@pytest.mark.parametrize("name", ["demo", "paper", "ablation"])
 def test_the_files_of_the_project_are_good_and_come_back(name):
     config = load_config(ROOT / "configs" / f"{name}.yaml")
     assert build(TrainConfig, as_dict(config)) == config
