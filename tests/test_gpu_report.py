@@ -163,7 +163,7 @@ def test_a_restoration_that_fails_is_told_and_the_rest_is_timed(report, monkeypa
 
 def test_names_what_there_was_no_time_for(report, monkeypatch, tmp_path):
     run(report, monkeypatch, "--out", tmp_path, "--seconds", "0")
-    assert len(json.loads(next(tmp_path.iterdir()).read_text())["left_out"]) == 2 + 5
+    assert len(json.loads(next(tmp_path.iterdir()).read_text())["left_out"]) == 2 + 5 + 1
 
 
 def test_says_so_without_a_gpu(report, monkeypatch, tmp_path, capsys):

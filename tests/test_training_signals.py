@@ -73,6 +73,7 @@ signals = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(signals)
 signals.REPEATED = float(sys.argv[2])
 time.monotonic = time.thread_time  # of whoever looks: a busy machine changes nothing
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background are started with it ignored
 
 
 def send():
