@@ -51,6 +51,12 @@ def pictures(number=9, held_out=2, size=24):
     return Pictures(list((images * 255).round().to(torch.uint8)), held_out)
 
 
+def batches(source, count, batch, *, rank=0, world=1, start=0, crop=12, seed=5):
+    """The next `count` of a source."""
+    found = source.batches(batch=batch, crop=crop, rank=rank, world=world, start=start, seed=seed)
+    return [next(found) for _ in range(count)]
+
+
 def trainer(output, source=None, **changes):
     return Trainer(config(output, **changes), source=source or pictures(), quiet=True)
 

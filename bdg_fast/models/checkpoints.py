@@ -171,9 +171,10 @@ def save_unet(unet: UNet, folder: str | os.PathLike[str], dtype: torch.dtype | N
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.to(dtype).contiguous() for name, tensor in unet.state_dict().items()}
-    beyond = [name for name, tensor in weights.items() if not bool(tensor.isfinite().all())]
-    if dtype is not None and beyond:
-        raise ValueError(f"dtype={dtype} cannot hold {', '.join(beyond)}")
+    if dtype is not None:
+        beyond = [name for name, tensor in weights.items() if not bool(tensor.isfinite().all())]
+        if beyond:
+            raise ValueError(f"dtype={dtype} cannot hold {', '.join(beyond)}")
     config = json.dumps({"unet": unet.to_dict()}, indent=1)
     content = save(weights, {"format": "pt", CONFIG_KEY: config})
     write_atomically(folder / WEIGHTS_FILE, lambda file: file.write_bytes(content))
