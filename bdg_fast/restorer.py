@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import warnings
 from collections import OrderedDict, deque
@@ -23,7 +24,7 @@ from .memory import free_memory, out_of_memory
 from .models import UNet
 from .models.native import NativeUNet
 from .sampler import OFFICIAL, ResidualSampler
-from .tiles import OVERLAP, STRIP, TiledNetwork
+from .tiles import OVERLAP, STRIP, Counted, Progress, TiledNetwork
 from .transfers import Transfers
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ class Restorer:
         self.dtype = dtype_of(backend, self.unet, self.device) if dtype == "auto" else DTYPES[dtype]
         self.tile, self.seed = tile, seed
         self.backend, self._network = network_of(backend, self.unet, self.device, self.dtype)
+        self._native = self._network if isinstance(self._network, NativeUNet) else None
         on_gpu = self.device.type == "cuda"
         self._graphs = (
             LoopGraphs(partial(self._loop, None), CudaCapture(self.device))
@@ -134,12 +136,18 @@ class Restorer:
         unet = UNet.from_pretrained(Path(path))
         return cls(unet, ResidualSampler.of(unet.config, steps), **options)
 
-    def __call__(self, image: Any) -> Any:
-        """Restore one picture; returns what came, restored: see :func:`bdg_fast.data.convert.as_picture`."""
+    def __call__(self, image: Any, *, progress: Progress | None = None) -> Any:
+        """Restore one picture; returns what came, restored: see :func:`bdg_fast.data.convert.as_picture`.
+
+        ``progress(done, total)`` is called at the start (again where memory ran out) and after each evaluation of the
+        network, a tile of a step; what it raises ends the work. It goes without CUDA graphs.
+        """
         from .data.convert import as_picture  # Pillow is loaded when there is a picture
 
-        picture = as_picture(image)
-        return picture.whole(self.restore(picture.pixels, picture.kept))
+        picture, restorer = as_picture(image), self if progress is None else copy.copy(self)
+        if progress is not None:
+            restorer._network, restorer._graphs = Counted(self._network, progress), None
+        return picture.whole(restorer.restore(picture.pixels, picture.kept))
 
     def stream(self, images: Iterable[Any], *, batch: int = 1) -> Iterator[Restored]:
         """Restore many, reading ahead in threads while the network works; memory does not grow with their number.
@@ -308,12 +316,14 @@ class Restorer:
 
     def _release(self, most: int = 0) -> None:
         """Free what the CPU engine keeps for the next image, if that is more than ``most`` bytes."""
-        if isinstance(self._network, NativeUNet) and self._network.held > most:
-            self._network.release()
+        if self._native is not None and self._native.held > most:
+            self._native.release()
 
     def _sample(self, pixels: Tensor, tile: int, keep: Keep | None = None) -> Tensor:
         """Restored pixels in [0, 1], or what is kept of them, both on the device."""
         tile = max(tile, 2 * OVERLAP + 1)
+        if isinstance(self._network, Counted):
+            self._network.begin(self.sampler.steps * TiledNetwork(self._network, tile).evaluations(*pixels.shape[2:]))
         if max(pixels.shape[2:]) > tile and not self.sampler.draws:
             return self._by_rows(pixels, tile, keep)
         restored = self._at_once(scaled(pixels), tile)
@@ -376,7 +386,7 @@ class Restorer:
         known, width = BYTES_PER_PIXEL["native" if self.backend == "native" else "eager"], self.unet.config.width
         each = known.get(width, width * max(known.values()) // 32) * batch
         # what the engine keeps for the next call is free too: else tiles would depend on what came before
-        free = free_memory(self.device) + (self._network.held if isinstance(self._network, NativeUNet) else 0)
+        free = free_memory(self.device) + (self._native.held if self._native is not None else 0)
         side = int((free / 2 / each) ** 0.5)
         return min(max(side // 16 * 16, 2 * OVERLAP + 16), LARGEST_TILE)
 

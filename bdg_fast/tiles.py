@@ -14,6 +14,8 @@ OVERLAP = 64
 """Pixels that neighbouring tiles share."""
 STRIP = 64
 """Rows that are given at once."""
+Progress = Callable[[int, int], object]
+"""Of evaluations of a network: how many are done, and how many there are."""
 Part = Callable[[int, int, int, int], Tensor]
 """Images ``[B, 3, bottom - top, right - left]`` within ``top, bottom, left, right`` of larger ones."""
 
@@ -83,6 +85,10 @@ class TiledNetwork:
                 held[:, :, :kept] = held[:, :, done:].clone()
                 held[:, :, kept:] = 0
 
+    def evaluations(self, height: int, width: int) -> int:
+        """How many tiles images of this size have."""
+        return len(self._spans(height)) * len(self._spans(width))
+
     def _spans(self, size: int) -> list[tuple[int, int]]:
         """Begin and end of the tiles along one side: as few as cover it, spread evenly."""
         if size <= self.tile:
@@ -100,6 +106,28 @@ class TiledNetwork:
         if end < size:
             ramp[-self.overlap :] = torch.minimum(ramp[-self.overlap :], rise.flip(0))
         return ramp
+
+
+class Counted:
+    """A network that tells ``progress`` of its evaluations when they are done; what that raises ends the work."""
+
+    def __init__(self, network: Network, progress: Progress) -> None:
+        self.network, self.progress = network, progress
+        self.done = self.total = 0
+
+    def begin(self, total: int) -> None:
+        """``total`` evaluations are to come."""
+        self.done, self.total = 0, total
+        self.progress(0, total)
+
+    def __call__(self, x_t: Tensor, x_lq: Tensor, time: Tensor) -> UNetOutput:
+        """As the network."""
+        found = self.network(x_t, x_lq, time)
+        if x_t.is_cuda:  # else what is told runs ahead of what is done
+            torch.cuda.synchronize(x_t.device)
+        self.done += 1
+        self.progress(self.done, self.total)
+        return found
 
 
 class _Rows:

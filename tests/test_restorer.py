@@ -247,6 +247,27 @@ def test_tiles_are_close_to_the_whole_and_show_no_seam():
     assert (steps - expected).abs().max() < 0.5 * expected.mean()
 
 
+def test_progress_counts_steps_and_tiles_and_can_end_the_work(restorer):
+    told = []
+    small = picture((40, 30))
+    assert np.array_equal(np.array(restorer(small, progress=lambda *now: told.append(now))), np.array(restorer(small)))
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+    tiled, large = Restorer(trained(1, 2), device="cpu", tile=144), picture((224, 150))
+    told.clear()
+    restored = tiled(large, progress=lambda *now: told.append(now))
+    assert told == [(done, 12) for done in range(13)]  # two by two tiles, three steps
+    assert np.array_equal(np.array(restored), np.array(tiled(large)))
+
+    def give_up(done, total):
+        if done == 5:
+            raise TimeoutError("enough")
+
+    with pytest.raises(TimeoutError, match="enough"):
+        tiled(large, progress=give_up)
+    assert np.array_equal(np.array(restored), np.array(tiled(large)))
+
+
 def test_tiles_cover_everything_evenly():
     network = TiledNetwork(Local(), 160)
     for size in (1, 160, 161, 255, 256, 257, 1000):
