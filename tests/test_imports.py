@@ -82,7 +82,20 @@ PACKAGE = {
         "schedule",
         "transfers",
     },
-    "cli": {"", "backends", "texture", "data", "evaluation", "files", "kernel", "memory", "restorer", "training"},
+    "web": {"data", "files", "restorer"},
+    "cli": {
+        "",
+        "backends",
+        "texture",
+        "data",
+        "evaluation",
+        "files",
+        "kernel",
+        "memory",
+        "restorer",
+        "training",
+        "web",
+    },
 }
 
 
@@ -154,6 +167,9 @@ def test_the_rules_refuse_what_they_should():
         ("losses", "training"),
         ("training", "cli"),
         ("", "cli"),
+        ("", "web"),
+        ("web", "cli"),
+        ("restorer", "web"),
     ]:
         assert not allowed(importer, imported), (importer, imported)
 

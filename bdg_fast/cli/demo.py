@@ -10,20 +10,25 @@ from bdg_fast.data.images import as_unit_rgb, bundled_photographs, read_image
 from bdg_fast.evaluation.figures import degraded_versions, fingerprint_table, plot_fingerprints
 from bdg_fast.files import write_atomically
 
+from . import web
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the command to ``bdg-fast``."""
     parser = subparsers.add_parser(
         "demo",
-        help="fingerprints of a degraded photograph, as a table and a picture",
-        description="Degrades a bundled photograph in seven ways and shows each fingerprint.",
+        help="fingerprints of a degraded photograph, as a table and a picture; --web: a page that restores pictures",
+        description="Degrades a bundled photograph in seven ways and shows each fingerprint, or serves a web page.",
     )
     parser.add_argument("--output", type=Path, default=Path("demo"), metavar="FOLDER", help="default: demo")
+    web.add_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the table, write the picture."""
+    """Print the table, write the picture; or serve the page."""
+    if arguments.web:
+        return web.run(arguments)
     folder = arguments.output
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--output must name a folder, got the file {folder}")

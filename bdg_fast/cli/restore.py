@@ -10,12 +10,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
 
 from bdg_fast.backends import BACKENDS, default_device
+from bdg_fast.data.convert import eight_bits, shown
 from bdg_fast.data.images import EXTENSIONS, list_images, open_image, turn_of
 from bdg_fast.files import write_atomically
 from bdg_fast.memory import keep_freed_memory
@@ -237,7 +237,7 @@ def _write(job: Job, restored: Image.Image, compare: bool) -> None:
     if suffix in WITHOUT_ALPHA and restored.mode in ("RGBA", "LA"):
         restored = restored.convert(restored.mode.removesuffix("A"))
     if suffix not in WITH_16_BITS:  # Pillow clips them instead
-        restored = _eight_bits(restored)
+        restored = eight_bits(restored)
     if suffix not in WITH_EXIF:  # the file could not tell which way is up
         turn = turn_of(restored)
         restored = restored.copy() if turn is None else restored.transpose(turn)
@@ -262,24 +262,8 @@ def _compare(job: Job, restored: Image.Image | None = None) -> None:
 
 def _side_by_side(source: Path, restored: Image.Image) -> Image.Image:
     """Before and after, upright."""
-    before, after = (_shown(image) for image in (open_image(source), restored))
+    before, after = (shown(image) for image in (open_image(source), restored))
     both = Image.new("RGB", (before.width + after.width, after.height))
     both.paste(before, (0, 0))
     both.paste(after, (before.width, 0))
     return both
-
-
-def _shown(image: Image.Image) -> Image.Image:
-    """As a viewer shows it: RGB of 8 bits, upright."""
-    turn = turn_of(image)
-    image = _eight_bits(image).convert("RGB")
-    return image if turn is None else image.transpose(turn)
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Gray of 16 bits as gray of 8; any other image as it is."""
-    if not image.mode.startswith("I"):
-        return image
-    plain = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
-    plain.info.update(image.info)
-    return plain

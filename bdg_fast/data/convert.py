@@ -76,6 +76,22 @@ def as_picture(image: Any) -> Picture:
     raise TypeError(f"image must be a PIL image, an array, a tensor or a path, got {type(image).__name__}")
 
 
+def shown(image: Image.Image) -> Image.Image:
+    """As a viewer shows it: RGB of 8 bits, upright."""
+    turn = turn_of(image)
+    image = eight_bits(image).convert("RGB")
+    return image if turn is None else image.transpose(turn)
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Gray of 16 bits as gray of 8; any other image as it is."""
+    if not image.mode.startswith("I"):
+        return image
+    plain = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
+    plain.info.update(image.info)
+    return plain
+
+
 def _from_tensor(image: Tensor) -> Picture:
     if image.ndim not in (3, 4) or image.shape[-3] not in (1, 3, 4) or 0 in image.shape[-2:]:
         raise ValueError(f"image must have shape [C, H, W] or [B, C, H, W], C = 1, 3 or 4, got {list(image.shape)}")
