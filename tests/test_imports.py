@@ -54,6 +54,7 @@ BASES = ("mas_glcm", "pixelwise")  # what other ops may build on
 LIBRARIES = {"cpu": {"torch", "numpy", "numba", "llvmlite"}, "triton": {"torch", "triton"}, "spec": set()}
 PACKAGE = {
     "": {"texture", "data", "evaluation", "kernel", "models", "restorer", "sampler", "schedule"},
+    "analysis": {"data", "evaluation", "models", "texture"},
     "files": set(),
     "losses": set(),
     "metrics": set(),
@@ -82,9 +83,10 @@ PACKAGE = {
         "schedule",
         "transfers",
     },
-    "web": {"data", "files", "restorer"},
+    "web": {"analysis", "data", "files", "restorer"},
     "cli": {
         "",
+        "analysis",
         "backends",
         "texture",
         "data",
@@ -166,6 +168,8 @@ def test_the_rules_refuse_what_they_should():
         ("evaluation", "training"),
         ("losses", "training"),
         ("training", "cli"),
+        ("analysis", "restorer"),
+        ("analysis", "cli"),
         ("", "cli"),
         ("", "web"),
         ("web", "cli"),

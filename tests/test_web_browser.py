@@ -224,6 +224,8 @@ def test_a_photograph_is_restored_in_a_browser(browser, address, tmp_path, capsy
     choose(browser, tmp_path / "parrot, noisy.png")
     assert told(browser, "256 × 256 pixels")[1] == "status"
     button = until(browser, lambda: (e := first(browser, "#restore")) and e.is_enabled() and e)
+    report = until(browser, lambda: first(browser, "#report .report"))
+    assert "standard deviation" in report.text and "noise" in first(browser, "#report th").text
     assert not first(browser, "#download").is_enabled()
     button.click()
     told(browser, "Restored in")

@@ -6,6 +6,7 @@ import argparse
 import ipaddress
 import sys
 
+from bdg_fast.analysis import Analyser
 from bdg_fast.memory import keep_freed_memory
 from bdg_fast.restorer import Restorer
 from bdg_fast.web import Limits, serve
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     restorer = Restorer.from_pretrained(arguments.checkpoint, steps=arguments.steps, tile=arguments.tile)
     if not _is_local(arguments.host):
         print(f"bdg-fast: whoever reaches {arguments.host} can use the page: it has no password", file=sys.stderr)
-    serve(restorer, None, host=arguments.host, port=arguments.port, limits=limits)
+    serve(restorer, Analyser.from_pretrained(), host=arguments.host, port=arguments.port, limits=limits)
     return 0
 
 

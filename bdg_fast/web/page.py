@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import gradio as gr
 from PIL import Image
 
+from bdg_fast.analysis.report import LABELS, Report
 from bdg_fast.restorer import Restorer
 
 from .guard import secret_of
@@ -23,17 +24,6 @@ from .sessions import Sessions
 
 TITLE = "Restore a picture"
 LOG = logging.getLogger(__name__)
-
-
-class Report(Protocol):
-    """What is told of a picture: `bdg_fast.analysis.Report`."""
-
-    @property
-    def candidates(self) -> tuple[tuple[str, float], ...]:
-        """Kinds of degradation and their probabilities."""
-
-    def summary(self) -> str:
-        """In a sentence."""
 
 
 class Ended(Exception):
@@ -190,6 +180,8 @@ class Page:
             return None
         try:
             return _table(self.analyse(image))
+        except ValueError as error:  # too small
+            return _told(f"There is no report: {error}.")
         except Exception:
             LOG.exception("a picture was not analysed")
             return _told("There is no report: it failed here. The picture can be restored nevertheless.")
@@ -215,7 +207,7 @@ def _told(text: str, role: str = "status", done: bool = False) -> str:
 
 def _table(report: Report) -> str:
     rows = "".join(
-        f'<tr><th scope="row">{escape(kind)}</th>'
+        f'<tr><th scope="row">{escape(LABELS.get(kind, kind))}</th>'
         f'<td><meter min="0" max="1" value="{probability:.3f}" aria-hidden="true"></meter>{probability:.0%}</td></tr>'
         for kind, probability in report.candidates[:5]
     )

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from PIL import Image
 
-    from .page import Page, Report
+    from bdg_fast.analysis import Report
+
+    from .page import Page
 
 SWEEP = 60.0
 """Seconds between searches for old files."""
