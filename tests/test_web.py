@@ -241,11 +241,17 @@ def test_jobs_end_when_they_are_stopped(visit):
         seen.append(now)
         page.stop(next(stops))
 
+    page.begin(visit.request)
     told, pictures, _ = page.restore(visit.picture, visit.request, progress)
     assert "as you asked" in told and pictures is None
     assert seen == [(0, 3), (1, 3)]  # another tab's click changes nothing
-    page.stop(visit.request)  # nothing runs
+    page.end(visit.picture, visit.request)
+    page.stop(visit.request)  # nothing is there to be stopped
+    page.begin(visit.request)
     assert "Restored" in page.restore(visit.picture, visit.request, silent)[0]
+    page.begin(visit.request)
+    page.stop(visit.request)  # while it waits for others
+    assert "as you asked" in page.restore(visit.picture, visit.request, silent)[0]
 
 
 def test_files_of_others_are_refused_whatever_a_request_names(visit, tmp_path):

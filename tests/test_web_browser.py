@@ -235,16 +235,16 @@ def test_a_photograph_is_restored_in_a_browser(browser, address, tmp_path, capsy
     for picture in pictures:
         until(browser, lambda picture=picture: picture.get_attribute("naturalWidth") == "256")
         assert picture.is_displayed()
+    OUTPUT.mkdir(exist_ok=True)
+    assert browser.save_screenshot(str(OUTPUT / "web-demo.png"))
+    with capsys.disabled():
+        print(f"\nscreenshot: {OUTPUT / 'web-demo.png'}")
+
     line = until(browser, lambda: first(browser, "#slider [role=slider]"))
     cut = pictures[1].get_attribute("style")
     line.send_keys(Keys.ARROW_LEFT)
     until(browser, lambda: line.get_attribute("aria-valuenow") == "45")
     until(browser, lambda: pictures[1].get_attribute("style") != cut)
-
-    OUTPUT.mkdir(exist_ok=True)
-    assert browser.save_screenshot(str(OUTPUT / "web-demo.png"))
-    with capsys.disabled():
-        print(f"\nscreenshot: {OUTPUT / 'web-demo.png'}")
 
     until(browser, lambda: (e := first(browser, "#download")) and e.is_enabled() and e).click()
     (file,) = until(browser, lambda: list(browser.downloads.glob("*.png")))

@@ -9,6 +9,7 @@ main.fillable { max-width: 1180px !important; }
 .told[role=alert] { border-left-color: #dc2626; }
 .told.done { border-left-color: #15803d; }
 .report table { width: 100%; border-collapse: collapse; margin-top: .6rem; }
+.report table, .report tr, .report th, .report td { border: 0 !important; }
 .report caption { text-align: left; padding-bottom: .3rem; color: var(--body-text-color); }
 .report th, .report td { text-align: left; font-weight: normal; padding: .2rem .6rem .2rem 0; }
 .report th { width: 34%; }

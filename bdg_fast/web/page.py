@@ -38,7 +38,7 @@ class Page:
     ) -> None:
         """Without ``analyse`` there are no reports."""
         self.restorer, self.analyse, self.sessions, self.limits = restorer, analyse, sessions, limits
-        self._stops: dict[str, threading.Event] = {}  # of running jobs, by the visitor's tab
+        self._stops: dict[str, threading.Event] = {}  # of jobs, by the visitor's tab
         self._closing = False
 
     def blocks(self) -> gr.Blocks:
@@ -81,16 +81,13 @@ class Page:
                 self.look, upload, [told, preview, report, start, *results], show_progress_on=[told], **shared
             )
             upload.clear(self.clear, None, [told, preview, report, start, *results], api_visibility="private")
-            start.click(
-                lambda: (gr.update(interactive=False), gr.update(interactive=True)), None, [start, stop], queue=True,
-                api_visibility="private", show_progress="hidden", concurrency_limit=None,
-            ).then(
-                self.restore, upload, [told, *results], show_progress_on=[slider], **shared
-            ).then(
-                lambda: (gr.update(interactive=True), gr.update(interactive=False)), None, [start, stop],
-                api_visibility="private", show_progress="hidden", concurrency_limit=None,
-            )  # fmt: skip
-            stop.click(self.stop, None, None, api_visibility="private", concurrency_limit=None)
+            free: dict[str, Any] = {
+                "concurrency_limit": None, "api_visibility": "private", "show_progress": "hidden",
+            }  # fmt: skip
+            begun = start.click(self.begin, None, [start, stop], **free)
+            restored = begun.then(self.restore, upload, [told, *results], show_progress_on=[slider], **shared)
+            restored.then(self.end, upload, [start, stop], **free)
+            stop.click(self.stop, None, None, **free)
             page.unload(self.stop)
         queued: gr.Blocks = page.queue(max_size=limits.waiting, default_concurrency_limit=1)
         return queued
@@ -126,12 +123,22 @@ class Page:
             gr.update(value=None, interactive=False),
         )
 
+    def begin(self, request: gr.Request) -> tuple[Any, ...]:
+        """From here on a job can be stopped, also while it waits."""
+        self._stops[str(request.session_hash)] = threading.Event()
+        return gr.update(interactive=False), gr.update(interactive=True)
+
+    def end(self, upload: str | None, request: gr.Request) -> tuple[Any, ...]:
+        """The next can begin."""
+        self._stops.pop(str(request.session_hash), None)
+        return gr.update(interactive=upload is not None), gr.update(interactive=False)
+
     def restore(
         self, upload: str | None, request: gr.Request, progress: gr.Progress = gr.Progress()  # noqa: B008
     ) -> tuple[Any, ...]:  # fmt: skip
         """Restore the picture within the time there is."""
         secret, begin = _secret(request), time.monotonic()
-        stopped = self._stops[str(request.session_hash)] = threading.Event()
+        stopped = self._stops.get(str(request.session_hash), threading.Event())
 
         def told(done: int, total: int) -> None:
             progress((done, total), desc="Restoring", unit="parts")
@@ -158,14 +165,12 @@ class Page:
             LOG.exception("a picture was not restored")
             message = "This picture could not be restored: something failed here. It is written down."
             return _told(message, "alert"), None, gr.update(value=None, interactive=False)
-        finally:
-            self._stops.pop(str(request.session_hash), None)
         seconds = math.ceil(time.monotonic() - begin)
         done = _told(f"Restored in {seconds} second{'s' if seconds > 1 else ''}.", done=True)
         return done, tuple(map(str, paths)), gr.update(value=str(whole), interactive=True)
 
     def stop(self, request: gr.Request) -> None:
-        """End the job of this tab, if one runs."""
+        """End the job of this tab, if there is one."""
         event = self._stops.get(str(request.session_hash))
         if event is not None:
             event.set()

@@ -39,7 +39,7 @@ def open_upload(path: Path, limits: Limits) -> tuple[Image.Image, list[str]]:
     if path.stat().st_size > limits.bytes:
         raise Refused(f"The file is too large: at most {limits.megabytes:g} MB are taken.")
     try:
-        image = Image.open(path, formats=FORMATS)
+        image: Image.Image = Image.open(path, formats=FORMATS)
     except Image.DecompressionBombError:
         raise Refused(f"The picture is far too large: at most {limits.megapixels:g} megapixels are taken.") from None
     except Exception:  # decoders raise many types on damaged files

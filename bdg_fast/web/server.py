@@ -92,8 +92,9 @@ def app(page: Page) -> FastAPI:
     from .look import CSS, SCRIPT
 
     guard: Any = Middleware(Guard, sessions=page.sessions, limits=page.limits)
-    return gr.mount_gradio_app(
-        FastAPI(openapi_url=None),
+    served = FastAPI(openapi_url=None)
+    gr.mount_gradio_app(
+        served,
         page.blocks(),
         path="/",
         app_kwargs={"middleware": [guard]},
@@ -110,6 +111,7 @@ def app(page: Page) -> FastAPI:
         css=CSS,
         head=SCRIPT,
     )
+    return served
 
 
 def _listening(host: str, port: int) -> socket.socket:
