@@ -7,7 +7,7 @@ use for: fetching from other servers, monitoring, histories. Here a path is refu
 from __future__ import annotations
 
 import json
-from http.cookies import SimpleCookie
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ from .limits import Limits
 from .sessions import SECRET, Sessions
 
 COOKIE = "bdg_fast_session"
+IN_COOKIES = re.compile(rf"(?:^|;)\s*{COOKIE}=({SECRET})\s*(?:;|$)", re.ASCII)
 API = "/gradio_api/"
 PAGES = ("/", "/config", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json")
 FOLDERS = ("/assets/", "/static/")
 CALLS = ("queue/join", "queue/data", "upload", "upload_progress", "cancel", "startup-events", "theme.css")
 FILE, ALIVE = f"{API}file=", f"{API}heartbeat/"
 OVERHEAD = 100_000
-"""Bytes of a request beside the file in it."""
+"""Bytes of a request, beside the file in it."""
 HEADERS = {
     # a page that nothing is loaded from elsewhere for; gradio's scripts stand within it and make code of text
     "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
@@ -40,13 +41,8 @@ HEADERS = {
 
 def secret_of(cookies: str | None) -> str | None:
     """The session's secret in a request's ``Cookie``; None if there is none that could be."""
-    jar: SimpleCookie = SimpleCookie()
-    try:
-        jar.load(cookies or "")
-    except Exception:  # http.cookies.CookieError: whatever a client sends is no reason to fail
-        return None
-    found = jar[COOKIE].value if COOKIE in jar else ""
-    return found if SECRET.fullmatch(found) else None
+    found = IN_COOKIES.search(cookies or "")  # http.cookies gives none if other servers of the host set ill-formed ones
+    return found[1] if found else None
 
 
 class Guard:
@@ -82,7 +78,7 @@ class Guard:
                     answer.append("Set-Cookie", f"{COOKIE}={secret}; Path=/; HttpOnly; SameSite=Lax{secure}")
             await send(message)
 
-        refused = await self._refused(path, headers, secret)
+        refused = await self._refused(scope["method"], path, headers, secret)
         if refused is not None:
             status, why = refused
             await PlainTextResponse(why, status)(scope, receive, send_guarded)
@@ -91,17 +87,19 @@ class Guard:
         else:
             await self.app(scope, receive, send_guarded)
 
-    async def _refused(self, path: str, headers: Headers, secret: str) -> tuple[int, str] | None:
+    async def _refused(self, method: str, path: str, headers: Headers, secret: str) -> tuple[int, str] | None:
         """Status and reason, unless the request may go on."""
         if path.startswith(FILE):
             own = await run_in_threadpool(self.sessions.owns, secret, Path(path.removeprefix(FILE)))
             return None if own else (403, "This file is not yours, or it is gone.")
-        if path == f"{API}upload":
+        uploads = path == f"{API}upload"
+        if method not in ("GET", "HEAD"):
             length = headers.get("content-length", "")
             if not length.isdecimal():
-                return 411, "An upload must tell its size."
-            if int(length) > self.limits.bytes + OVERHEAD:
-                return 413, f"The file is too large: at most {self.limits.megabytes:g} MB are taken."
+                return 411, "A request must tell its size."
+            if int(length) > OVERHEAD + self.limits.bytes * uploads:
+                return 413, f"This is too large: files of at most {self.limits.megabytes:g} MB are taken."
+        if uploads:
             if await run_in_threadpool(self.sessions.size) > self.limits.gigabytes * 1e9:
                 return 507, "There is no room for more pictures at the moment: please come back later."
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from bdg_fast.restorer import Restorer
@@ -72,12 +74,21 @@ def serve(
             shown = f"[{host}]" if ":" in host else host
             print(f"http://{shown}:{listening.getsockname()[1]}/ shows the page; Ctrl-C ends it", flush=True)
             before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+            server = uvicorn.Server(config)
+            leave = server.handle_exit
+
+            def ending(number: int, frame: FrameType | None) -> None:
+                page.close()
+                # open pages hold connections, which are cut: of that uvicorn tells as of errors
+                logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+                leave(number, frame)
+
+            server.handle_exit = ending  # type: ignore[method-assign]
             try:
-                uvicorn.Server(config).run(sockets=[listening])  # handles signals, and raises them again in the end
+                server.run(sockets=[listening])  # handles signals, and raises them again in the end
             finally:
                 signal.signal(signal.SIGTERM, before)
         finally:
-            page.close()
             ended.set()
 
 

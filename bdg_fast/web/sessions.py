@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
 import secrets
 import threading
 import time
 from pathlib import Path
 
-SECRET = re.compile(r"[\w-]{43}", re.ASCII)
-"""What :meth:`Sessions.new` gives, 256 bits."""
+SECRET = r"[\w-]{43}"
+"""Pattern of what :meth:`Sessions.new` gives, 256 bits."""
 
 
 class Sessions:
