@@ -32,9 +32,7 @@ def value(name, pair, **settings):
 @pytest.mark.parametrize("name", ["psnr", "ssim"])
 def test_psnr_and_ssim_are_those_of_pyiqa(pair, name, color, crop):
     pyiqa = pytest.importorskip("pyiqa")
-    theirs = pyiqa.create_metric(
-        name, device="cpu", test_y_channel=color == "y", color_space="ycbcr", crop_border=crop
-    )
+    theirs = pyiqa.create_metric(name, device="cpu", test_y_channel=color == "y", color_space="ycbcr", crop_border=crop)
     ours = value(name, pair, color=color, crop=crop)
     assert ours == pytest.approx(float(theirs(*pair)), abs=2e-5 if name == "psnr" else 1e-6)
     assert 0.1 < ours < 40
