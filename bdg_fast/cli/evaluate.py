@@ -31,9 +31,9 @@ from bdg_fast.evaluation.evaluate import (
     score,
     values,
 )
-from bdg_fast.evaluation.measures import COLORS, SSIMS, Measure, Settings, open_measures
+from bdg_fast.evaluation.measures import COLORS, DEFAULT, SSIMS, Measure, Settings, open_measures
 from bdg_fast.evaluation.pictures import Line, compare, extremes
-from bdg_fast.evaluation.protocols import PROTOCOLS
+from bdg_fast.evaluation.protocols import PROTOCOLS, Protocol
 from bdg_fast.evaluation.published import PUBLISHED
 from bdg_fast.evaluation.reports import Report, as_json, difference_rows, image_rows, markdown, summary_rows
 from bdg_fast.evaluation.restoration import KINDS
@@ -126,11 +126,12 @@ def run(arguments: argparse.Namespace) -> int:
     base = protocol.settings if protocol is not None else Settings()
     given = {name: getattr(arguments, name) for name in ("color", "crop", "ssim")}
     settings = Settings(**{name: getattr(base, name) if value is None else value for name, value in given.items()})
+    own = settings != base or arguments.limit is not None
     cases, title, lost = _cases(arguments)
     methods = _methods(arguments)
-    names = arguments.metrics or (protocol.metrics if protocol is not None else None)
+    names = arguments.metrics or (DEFAULT if protocol is None else protocol.metrics)
     device = default_device() if arguments.device == "auto" else arguments.device
-    measures, missing = open_measures(names, settings, device=device) if names else open_measures(settings=settings)
+    measures, missing = open_measures(names, settings, device=device)
     for name, reason in missing.items():
         print(f"bdg-fast: {name} is not available: {reason}", file=sys.stderr)
     failures = Failures("not evaluated")
@@ -159,21 +160,21 @@ def run(arguments: argparse.Namespace) -> int:
             "data": title,
             "images": len(cases),
             "PSNR and SSIM": f"{settings.color}, border {settings.crop}, SSIM of {settings.ssim}",
-            **({"settings from": protocol.source} if protocol is not None else {}),
+            **_protocol_facts(protocol, own),
             "restorers": ", ".join(
                 f"{name} {getattr(arguments, name)}" for name in ("steps", "seed", "dtype", "backend")
             ),
             "bdg_fast": __version__,
         }
         report = Report(
-            title=f"Evaluation: {arguments.protocol or 'images of one’s own'}",
+            title=f"Evaluation: {arguments.protocol or 'own images'}",
             facts=facts,
             metrics={measure.name: measure.lower_better for measure in measures},
             rows=rows,
             summaries=summaries,
             missing=missing,
             failures=failures.messages,
-            published=PUBLISHED.get(arguments.protocol, ()),
+            published=() if own else PUBLISHED.get(arguments.protocol, ()),
             seed=arguments.seed,
         )
         if arguments.output is None:
@@ -183,6 +184,13 @@ def run(arguments: argparse.Namespace) -> int:
             _draw(arguments, report, [method for method, _ in methods], measures)
             print(f"{arguments.output / 'report.md'}: {len(methods)} methods, {len(cases)} images")
     return max(failures.report(), 1 if missing else 0)
+
+
+def _protocol_facts(protocol: Protocol | None, own: bool) -> dict[str, str]:
+    if protocol is None:
+        return {}
+    told = {"published numbers": "left out: with settings or a part of the images of one's own they say nothing"}
+    return {"settings from": protocol.source, **(told if own else {})}
 
 
 def _cases(arguments: argparse.Namespace) -> tuple[list[Case], str, list[str]]:
@@ -325,6 +333,7 @@ def _draw(
     by_name = {method.name: method for method in methods}
     for before, after in report.pairs():
         found = differences(report.rows[before], report.rows[after], measure.name)
+        found = [one for one in found if one[0].counted]
         best, worst = extremes(found, arguments.pictured, lower_better=measure.lower_better)
         lines = [
             Line(case, f"{label}: {case.kind} {case.name}: {measure.name} {value:+.4g}")

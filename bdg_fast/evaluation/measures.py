@@ -153,8 +153,8 @@ def _within(
         crop, (height, width) = settings.crop, clean.shape[2:]
         if min(height, width) <= 2 * crop:
             raise ValueError(f"a crop of {crop} leaves nothing of {_size(clean)} pixels")
-        inside = slice(crop, height - crop), slice(crop, width - crop)
-        return compute(restored[(..., *inside)], clean[(..., *inside)], settings)
+        inside = (..., slice(crop, height - crop), slice(crop, width - crop))
+        return compute(restored[inside], clean[inside], settings)
 
     return cut
 

@@ -96,7 +96,7 @@ def _published(report: Report) -> list[str]:
     lines = []
     sources = list(dict.fromkeys(one.source for one in report.published))
     for metric in report.metrics:
-        theirs = {one: one.scores[metric] for one in report.published if metric in one.scores}
+        theirs = [(one, one.scores[metric]) for one in report.published if metric in one.scores]
         ours = {
             method: {
                 one.kind or MEAN: one.mean for one in report.summaries.get((method, metric), ()) if one.level != "set"
@@ -105,11 +105,13 @@ def _published(report: Report) -> list[str]:
         }
         if not theirs:
             continue
-        columns = list(dict.fromkeys(kind for scores in (*ours.values(), *theirs.values()) for kind in scores))
+        columns = list(
+            dict.fromkeys(kind for scores in (*ours.values(), *(both[1] for both in theirs)) for kind in scores)
+        )
         columns = [kind for kind in columns if kind != MEAN] + [kind for kind in columns if kind == MEAN]
         lines += [_row([metric, *columns, "source"]), _rule(len(columns) + 2)]
         lines += [_row([method, *_numbers(scores, columns, metric), "this run"]) for method, scores in ours.items()]
-        for one, scores in theirs.items():
+        for one, scores in theirs:
             lines.append(_row([one.method, *_numbers(scores, columns, metric), f"[{sources.index(one.source) + 1}]"]))
         lines.append("")
     lines += [f"[{number}] {source}  " for number, source in enumerate(sources, 1)]

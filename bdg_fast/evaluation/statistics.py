@@ -80,6 +80,7 @@ def _draw(sets: dict[tuple[str, str], list[Value]], seed: int, draws: int) -> di
     for key, members in sets.items():
         pools[members[0].pool].append(key)
     found = {}
+    generator = torch.Generator().manual_seed(seed)  # one for all: what pools draw does not hang together
     for pool in sorted(pools):
         keys = pools[pool]
         scenes = sorted({one.scene for key in keys for one in sets[key]})
@@ -89,7 +90,6 @@ def _draw(sets: dict[tuple[str, str], list[Value]], seed: int, draws: int) -> di
             at = torch.tensor([place[one.scene] for one in sets[key]])
             total[:, column].index_add_(0, at, torch.tensor([one.value for one in sets[key]], dtype=torch.float64))
             total[:, len(keys) + column].index_add_(0, at, torch.ones(len(at), dtype=torch.float64))
-        generator = torch.Generator().manual_seed(seed)
         blocks = []
         for start in range(0, draws, BLOCK):
             count = min(BLOCK, draws - start)
