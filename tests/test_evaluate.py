@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -323,3 +324,24 @@ def test_published_numbers_have_sources_and_means_that_follow():
             if len(psnr) > 3 and "mean" in psnr:
                 mean = psnr.pop("mean")
                 assert mean == pytest.approx(sum(psnr.values()) / len(psnr), abs=0.02), one
+
+
+def test_the_page_of_the_docs_tells_protocols_options_and_sources():
+    page = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for name in PROTOCOLS:
+        assert f"| `{name}` |" in page
+    for rows in PUBLISHED.values():
+        for one in rows:
+            assert one.source.partition(", ")[0] in page and one.method.replace("degraded input", "Real-ESRGAN") in page
+    for option in (
+        "--kinds",
+        "--limit",
+        "--pictured",
+        "--force",
+        "--save-images",
+        "--match",
+        "--color",
+        "--crop",
+        "--ssim",
+    ):
+        assert f"`{option}" in page
