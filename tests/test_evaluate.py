@@ -127,6 +127,24 @@ def test_a_second_run_measures_what_is_missing(pairs, checkpoint, capsys):
     assert "input: 5 of 5" in captured and "ours:" not in captured
 
 
+def test_an_interrupted_run_goes_on(pairs, monkeypatch, capsys):
+    measured = []
+
+    def slow(restored, clean):
+        measured.append(1)
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        return 1.0
+
+    monkeypatch.setattr(
+        "bdg_fast.cli.evaluate.open_measures", lambda *names, **device: ([Measure("psnr", False, slow)], {})
+    )
+    arguments = ("--input", pairs / "noisy", "--target", pairs / "clean", "--output", pairs / "report")
+    assert run(*arguments) == 130
+    assert run(*arguments) == 0
+    assert "input: 2 of 5 are there already" in capsys.readouterr().out and len(measured) == 3 + 3
+
+
 def test_what_fails_is_named_and_the_rest_is_done(pairs, checkpoint, capsys):
     (pairs / "noisy" / "1.png").write_bytes(b"no picture")
     plant(pairs / "noisy", "alone.png")
@@ -170,7 +188,11 @@ def test_metrics_that_cannot_be_had_are_reported_and_folders_compared(pairs, mon
         return [psnr, Measure("fid", True, None, fid)], {"lpips": "OSError: no network"}
 
     monkeypatch.setattr("bdg_fast.cli.evaluate.open_measures", open_some)
-    assert run("--input", pairs / "noisy", "--target", pairs / "clean", "--metrics", "psnr", "lpips", "fid") == 1
+    arguments = ("--input", pairs / "noisy", "--target", pairs / "clean", "--metrics", "psnr", "lpips", "fid")
+    plant(pairs / "report/images/input/images/images", "of-before.png")  # is none of this run's
+    assert run(*arguments, "--output", pairs / "report") == 1
+    assert not [file for file in (pairs / "report").iterdir() if file.name.startswith(".")]
+    assert run(*arguments) == 1
     captured = capsys.readouterr()
     assert "bdg-fast: lpips is not available: OSError: no network" in captured.err
     assert "| images | 5 | 12.50 |" in captured.out and "- lpips: OSError: no network" in captured.out
@@ -178,6 +200,8 @@ def test_metrics_that_cannot_be_had_are_reported_and_folders_compared(pairs, mon
 
 def test_photographs_are_degraded_and_the_clean_ones_not_in_the_mean(pairs, tmp_path, capsys):
     assert run("--images", pairs / "clean", "--kinds", "noise", "jpeg", "--limit", 2, "--output", tmp_path / "o") == 0
+    images = table(tmp_path / "o" / "images.csv")
+    assert len(images) == 2 + 2 * 2 * 3 and {row["clean"] for row in images} == {"0", "2"}
     means = {
         row["kind"] or "mean": float(row["mean"])
         for row in table(tmp_path / "o" / "means.csv")
@@ -206,7 +230,7 @@ def test_a_protocol_needs_a_root_alone_and_shows_published_numbers(tmp_path, cap
     assert "| mean | 22 |" in out and "| lowlight+haze+rain | 2 |" in out
     assert run("--protocol", "cdd11", "--root", tmp_path, "--kinds", "rain", "--crop", 1) == 0
     out = capsys.readouterr().out
-    assert "OneRestore |" not in out and "- published numbers: left out" in out
+    assert "OneRestore" not in out.partition("## psnr")[2] and "- published numbers: left out" in out
     assert run("--protocol", "cdd11", "--root", tmp_path, "--kinds", "rain", "fog") == 2
     assert "kinds of 'cdd11' must be among" in capsys.readouterr().err
 

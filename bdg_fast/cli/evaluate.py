@@ -8,7 +8,7 @@ import io
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -81,7 +81,9 @@ def add_parser(subparsers: Any) -> None:
     data.add_argument(
         "--kinds", nargs="+", metavar="NAME", help="degradations, of --protocol or --images (default all)"
     )
-    data.add_argument("--limit", type=int, metavar="N", help="at most N images of a test set, evenly over them")
+    data.add_argument(
+        "--limit", type=int, metavar="N", help="of at most N clean images of each test set, evenly over them"
+    )
     what = parser.add_argument_group("what restores (any number)")
     what.add_argument("--checkpoint", action="append", default=[], metavar="[NAME=]PATH", help="trained weights")
     what.add_argument(
@@ -144,18 +146,18 @@ def run(arguments: argparse.Namespace) -> int:
         elif folders:
             place = Path(leaving.enter_context(tempfile.TemporaryDirectory()))
         key = {"metrics": [one.name for one in measures], "settings": [settings.color, settings.crop, settings.ssim]}
-        key |= {"data": title, **{n: getattr(arguments, n) for n in ("steps", "tile", "dtype", "backend", "seed")}}
+        key |= {
+            "bdg_fast": __version__,
+            "data": title,
+            **{n: getattr(arguments, n) for n in ("steps", "tile", "dtype", "backend", "seed")},
+        }
         store = Store(place, key, images=folders or arguments.save_images, force=arguments.force)
         rows: dict[str, list[Row]] = {}
         summaries: dict[tuple[str, str], Sequence[Summary]] = {}
         for method, source in methods:
             rows[method.name] = _measure(method, identity(source), cases, measures, store, failures)
             for measure in measures:
-                summaries[method.name, measure.name] = (
-                    summarize(values(rows[method.name], measure.name), arguments.seed)
-                    if measure.compute is not None
-                    else folder_scores(measure, store.folders(method.name, rows[method.name]))
-                )
+                summaries[method.name, measure.name] = _summaries(measure, method.name, rows, store, arguments.seed)
         facts = {
             "data": title,
             "images": len(cases),
@@ -175,6 +177,7 @@ def run(arguments: argparse.Namespace) -> int:
             missing=missing,
             failures=failures.messages,
             published=() if own else PUBLISHED.get(arguments.protocol, ()),
+            whole=arguments.kinds is None,
             seed=arguments.seed,
         )
         if arguments.output is None:
@@ -184,6 +187,15 @@ def run(arguments: argparse.Namespace) -> int:
             _draw(arguments, report, [method for method, _ in methods], measures)
             print(f"{arguments.output / 'report.md'}: {len(methods)} methods, {len(cases)} images")
     return max(failures.report(), 1 if missing else 0)
+
+
+def _summaries(
+    measure: Measure, method: str, rows: Mapping[str, Sequence[Row]], store: Store, seed: int
+) -> Sequence[Summary]:
+    if measure.compute is not None:
+        return summarize(values(rows[method], measure.name), seed)
+    with store.folders(method, rows[method]) as folders:
+        return folder_scores(measure, folders)
 
 
 def _protocol_facts(protocol: Protocol | None, own: bool) -> dict[str, str]:
@@ -224,16 +236,21 @@ def _cases(arguments: argparse.Namespace) -> tuple[list[Case], str, list[str]]:
         cases = photograph_cases(arguments.images, kinds=arguments.kinds or KINDS)
         title = f"photographs of {arguments.images}, degraded"
     if arguments.limit is not None:
-        sets: dict[tuple[str, str], list[Case]] = {}
-        for case in cases:
-            sets.setdefault((case.kind, case.set), []).append(case)
-        cases = [
-            found[index * len(found) // count]
-            for found in sets.values()
-            for count in [min(arguments.limit, len(found))]
-            for index in range(count)
-        ]
+        cases = _some(cases, arguments.limit)
     return cases, title, lost
+
+
+def _some(cases: Sequence[Case], limit: int) -> list[Case]:
+    """Those of ``limit`` clean images of each test set, evenly over their names."""
+    scenes: dict[tuple[str, str], list[str]] = {}
+    for case in cases:
+        scenes.setdefault((case.kind, case.set), []).append(case.scene)
+    chosen = {}
+    for key, found in scenes.items():
+        names = sorted(set(found))
+        count = min(limit, len(names))
+        chosen[key] = {names[index * len(names) // count] for index in range(count)}
+    return [case for case in cases if case.scene in chosen[case.kind, case.set]]
 
 
 def _methods(arguments: argparse.Namespace) -> list[tuple[Method, str | None]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -247,13 +247,12 @@ def values(rows: Sequence[Row], metric: str) -> list[Value]:
     ]
 
 
-def folder_scores(measure: Measure, folders: Mapping[tuple[str, str, bool], tuple[Path, Path, int]]) -> list[Summary]:
-    """Of a measure of folders: sets, means of degradations over sets, the mean over degradations; no intervals.
+Folders = dict[tuple[str, str, bool], tuple[Path, Path, int]]
+"""By degradation, set and whether it counts: restored images, clean ones, and how many there are."""
 
-    Args:
-        measure: with ``folders``.
-        folders: by degradation, set and whether it counts: restored images, clean ones, and how many there are.
-    """
+
+def folder_scores(measure: Measure, folders: Folders) -> list[Summary]:
+    """Of a measure of folders: sets, means of degradations over sets, the mean over degradations; no intervals."""
     assert measure.folders is not None
     found = summarize(
         [

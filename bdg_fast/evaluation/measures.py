@@ -57,7 +57,7 @@ class Measure:
     """One of them.
 
     Fields:
-        name: lower case.
+        name: ours in lower case, others as pyiqa has them.
         lower_better: whether less is better.
         compute: of restored and clean images, float32 ``[1, 3, H, W]`` in [0, 1]; None for folders.
         folders: of two folders of images; None for images.
@@ -91,14 +91,15 @@ def open_measures(
     Raises:
         ValueError: no name, one twice, or one that neither we nor pyiqa have.
     """
-    asked = [name.lower() for name in names]
-    if not asked or len(set(asked)) < len(asked):
+    asked = list(names)
+    if not asked or len({name.lower() for name in asked}) < len(asked):
         raise ValueError(f"metrics must be at least one name, none twice, got {list(names)}")
     chosen = settings or Settings()
     found: list[Measure] = []
     missing: dict[str, str] = {}
     for name in asked:
-        if name in DEFAULT:
+        if name.lower() in DEFAULT:
+            name = name.lower()
             found.append(Measure(name, False, _within(chosen, _psnr if name == "psnr" else _ssim)))
             continue
         try:
@@ -121,8 +122,10 @@ def _of_pyiqa(name: str, settings: Settings, device: torch.device, create: Creat
             import pyiqa
         except ImportError as error:
             raise ImportError(f"it needs pyiqa: pip install 'bdg-fast[evaluation]' ({error})") from error
-        if name not in pyiqa.list_models():
+        known = {each.lower(): each for each in pyiqa.list_models()}
+        if name.lower() not in known:
             raise UnknownMetricError(f"metrics must be psnr, ssim or of pyiqa.list_models(), got {name!r}")
+        name = known[name.lower()]
         create = pyiqa.create_metric
     metric = create(name, device=device)
     lower = bool(metric.lower_better)

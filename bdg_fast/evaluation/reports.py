@@ -33,6 +33,7 @@ class Report:
         missing: metrics that could not be had, with the reason.
         failures: what failed.
         published: by peers.
+        whole: all degradations of the protocol were evaluated, so that the mean stands beside theirs.
         seed: of the bootstrap.
     """
 
@@ -44,6 +45,7 @@ class Report:
     missing: Mapping[str, str] = field(default_factory=dict)
     failures: Sequence[str] = ()
     published: Sequence[Published] = ()
+    whole: bool = True
     seed: int = 0
 
     def pairs(self) -> list[tuple[str, str]]:
@@ -99,7 +101,9 @@ def _published(report: Report) -> list[str]:
         theirs = [(one, one.scores[metric]) for one in report.published if metric in one.scores]
         ours = {
             method: {
-                one.kind or MEAN: one.mean for one in report.summaries.get((method, metric), ()) if one.level != "set"
+                one.kind or MEAN: one.mean
+                for one in report.summaries.get((method, metric), ())
+                if one.level == "degradation" or (one.level == "mean" and report.whole)
             }
             for method in report.rows
         }

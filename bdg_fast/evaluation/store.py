@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
+import shutil
+import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ from torch import Tensor
 
 from ..files import write_atomically
 from .cases import Case
-from .evaluate import Keep, Row
+from .evaluate import Folders, Keep, Row
 
 PERIOD = 30.0
 """Seconds between two writes of scores."""
@@ -47,7 +51,7 @@ class Store:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # of another program, or damaged: measured again
             return []
-        if content.get("key") != self._key(identity):
+        if not isinstance(content, dict) or content.get("key") != self._key(identity):
             return []
         by_key = {(row["degradation"], row["set"], row["image"]): row["scores"] for row in content["images"]}
         rows = [Row(case, by_key[case.key]) for case in cases if case.key in by_key]
@@ -84,14 +88,23 @@ class Store:
 
         return keep
 
-    def folders(self, method: str, rows: Sequence[Row]) -> dict[tuple[str, str, bool], tuple[Path, Path, int]]:
-        """Of every test set: the folders of restored and clean images, and how many there are."""
-        found: dict[tuple[str, str, bool], tuple[Path, Path, int]] = {}
-        for row in rows:
-            restored, clean = (self._file(name, row.case).parent for name in (method, CLEAN))
-            key = row.case.kind, row.case.set, row.case.counted
-            found[key] = restored, clean, found[key][2] + 1 if key in found else 1
-        return found
+    @contextlib.contextmanager
+    def folders(self, method: str, rows: Sequence[Row]) -> Iterator[Folders]:
+        """Of every test set: folders of the restored and clean images of ``rows`` alone, and how many there are.
+
+        They are links beside :attr:`folder`'s images, which may be of more rows, and are deleted at last.
+        """
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".bdg-") as place:
+            found: Folders = {}
+            for row in rows:
+                key = row.case.kind, row.case.set, row.case.counted
+                both = Path(place, "restored", *key[:2]), Path(place, CLEAN, *key[:2])
+                for name, folder in zip((method, CLEAN), both, strict=True):
+                    folder.mkdir(parents=True, exist_ok=True)
+                    file = self._file(name, row.case)
+                    _link(file, folder / file.name)
+                found[key] = *both, found[key][2] + 1 if key in found else 1
+            yield found
 
     def _key(self, identity: object) -> Any:
         return json.loads(json.dumps({"settings": self._settings, "method": identity}))
@@ -102,6 +115,13 @@ class Store:
     def _file(self, method: str, case: Case) -> Path:
         assert self._images is not None
         return self._images / method / case.kind / case.set / f"{case.name.replace('/', '__')}.png"
+
+
+def _link(file: Path, link: Path) -> None:
+    try:
+        os.link(file, link)
+    except OSError:  # where the file system has none
+        shutil.copyfile(file, link)
 
 
 def identity(path: str | Path | None) -> object:
