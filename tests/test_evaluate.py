@@ -174,12 +174,15 @@ def test_what_fails_is_named_and_the_rest_is_done(pairs, checkpoint, capsys):
 
 
 def test_metrics_that_cannot_be_had_are_reported_and_folders_compared(pairs, monkeypatch, capsys):
+    compared = []
+
     def open_some(names, settings, *, device):
         assert names == ["psnr", "lpips", "fid"] and device == "cpu"
-        compared = []
 
         def fid(restored, clean):
             compared.append((restored, clean))
+            if len(compared) == 3:
+                raise ValueError("no covariance")
             files = [sorted(file.name for file in place.iterdir()) for place in (restored, clean)]
             assert files[0] == files[1] == [f"{number}.png" for number in range(5)]
             return 12.5
@@ -195,7 +198,16 @@ def test_metrics_that_cannot_be_had_are_reported_and_folders_compared(pairs, mon
     assert run(*arguments) == 1
     captured = capsys.readouterr()
     assert "bdg-fast: lpips is not available: OSError: no network" in captured.err
+    assert run(*arguments) == 1
+    assert "bdg-fast: not evaluated: input: fid: no covariance" in capsys.readouterr().err
     assert "| images | 5 | 12.50 |" in captured.out and "- lpips: OSError: no network" in captured.out
+
+
+def test_without_any_metric_nothing_is_restored(pairs, monkeypatch, capsys):
+    monkeypatch.setattr("bdg_fast.cli.evaluate.open_measures", lambda *names, **device: ([], {"niqe": "no network"}))
+    assert run("--input", pairs / "noisy", "--target", pairs / "clean", "--metrics", "niqe") == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and "niqe is not available: no network" in captured.err
 
 
 def test_photographs_are_degraded_and_the_clean_ones_not_in_the_mean(pairs, tmp_path, capsys):

@@ -8,7 +8,7 @@ import io
 import re
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from bdg_fast.evaluation.evaluate import (
 )
 from bdg_fast.evaluation.measures import COLORS, DEFAULT, SSIMS, Measure, Settings, open_measures
 from bdg_fast.evaluation.pictures import Line, compare, extremes
-from bdg_fast.evaluation.protocols import PROTOCOLS, Protocol
+from bdg_fast.evaluation.protocols import PROTOCOLS
 from bdg_fast.evaluation.published import PUBLISHED
 from bdg_fast.evaluation.reports import Report, as_json, difference_rows, image_rows, markdown, summary_rows
 from bdg_fast.evaluation.restoration import KINDS
@@ -58,6 +58,7 @@ DIR/DEGRADATION or DIR.
 
 exit code: 0 done, 1 some images failed or metrics were not available (named; the rest is done), 2 bad usage
 """
+OWN = "left out: with settings, or a part of the images, of one's own they say nothing"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -128,7 +129,6 @@ def run(arguments: argparse.Namespace) -> int:
     base = protocol.settings if protocol is not None else Settings()
     given = {name: getattr(arguments, name) for name in ("color", "crop", "ssim")}
     settings = Settings(**{name: getattr(base, name) if value is None else value for name, value in given.items()})
-    own = settings != base or arguments.limit is not None
     cases, title, lost = _cases(arguments)
     methods = _methods(arguments)
     names = arguments.metrics or (DEFAULT if protocol is None else protocol.metrics)
@@ -136,73 +136,89 @@ def run(arguments: argparse.Namespace) -> int:
     measures, missing = open_measures(names, settings, device=device)
     for name, reason in missing.items():
         print(f"bdg-fast: {name} is not available: {reason}", file=sys.stderr)
+    if not measures:
+        return 1
     failures = Failures("not evaluated")
     failures.messages += lost
+    rows, summaries = _evaluate(arguments, title, settings, cases, methods, measures, failures)
+    own = settings != base or arguments.limit is not None
+    told = ", ".join(f"{name} {getattr(arguments, name)}" for name in ("steps", "seed", "dtype", "backend"))
+    report = Report(
+        title=f"Evaluation: {arguments.protocol or 'own images'}",
+        facts={
+            "data": title,
+            "images": len(cases),
+            "PSNR and SSIM": f"{settings.color}, border {settings.crop}, SSIM of {settings.ssim}",
+            **({"settings from": protocol.source} if protocol is not None else {}),
+            **({"published numbers": OWN} if protocol is not None and own else {}),
+            "restorers": told,
+            "bdg_fast": __version__,
+        },
+        metrics={measure.name: measure.lower_better for measure in measures},
+        rows=rows,
+        summaries=summaries,
+        missing=missing,
+        failures=failures.messages,
+        published=() if own else PUBLISHED.get(arguments.protocol, ()),
+        whole=arguments.kinds is None,
+        seed=arguments.seed,
+    )
+    if arguments.output is None:
+        print(markdown(report), end="")
+    else:
+        _write(arguments.output, report)
+        _draw(arguments, report, [method for method, _ in methods], measures)
+        print(f"{arguments.output / 'report.md'}: {len(methods)} methods, {len(cases)} images")
+    return max(failures.report(), 1 if missing else 0)
+
+
+def _evaluate(
+    arguments: argparse.Namespace,
+    title: str,
+    settings: Settings,
+    cases: Sequence[Case],
+    methods: Sequence[tuple[Method, str | None]],
+    measures: Sequence[Measure],
+    failures: Failures,
+) -> tuple[dict[str, list[Row]], dict[tuple[str, str], Sequence[Summary]]]:
+    """Rows of every method, and summaries of every method and metric."""
+    rows: dict[str, list[Row]] = {}
+    summaries: dict[tuple[str, str], Sequence[Summary]] = {}
+    folders = any(measure.compute is None for measure in measures)
     with ExitStack() as leaving:
-        folders = any(measure.compute is None for measure in measures)
         place = arguments.output
         if place is not None:
             place.mkdir(parents=True, exist_ok=True)
         elif folders:
             place = Path(leaving.enter_context(tempfile.TemporaryDirectory()))
-        key = {"metrics": [one.name for one in measures], "settings": [settings.color, settings.crop, settings.ssim]}
-        key |= {
+        key = {
             "bdg_fast": __version__,
             "data": title,
-            **{n: getattr(arguments, n) for n in ("steps", "tile", "dtype", "backend", "seed")},
+            "metrics": [one.name for one in measures],
+            "settings": [settings.color, settings.crop, settings.ssim],
+            **{name: getattr(arguments, name) for name in ("steps", "tile", "dtype", "backend", "seed")},
         }
         store = Store(place, key, images=folders or arguments.save_images, force=arguments.force)
-        rows: dict[str, list[Row]] = {}
-        summaries: dict[tuple[str, str], Sequence[Summary]] = {}
         for method, source in methods:
-            rows[method.name] = _measure(method, identity(source), cases, measures, store, failures)
+            name = method.name
+            rows[name] = _measure(method, identity(source), cases, measures, store, failures)
             for measure in measures:
-                summaries[method.name, measure.name] = _summaries(measure, method.name, rows, store, arguments.seed)
-        facts = {
-            "data": title,
-            "images": len(cases),
-            "PSNR and SSIM": f"{settings.color}, border {settings.crop}, SSIM of {settings.ssim}",
-            **_protocol_facts(protocol, own),
-            "restorers": ", ".join(
-                f"{name} {getattr(arguments, name)}" for name in ("steps", "seed", "dtype", "backend")
-            ),
-            "bdg_fast": __version__,
-        }
-        report = Report(
-            title=f"Evaluation: {arguments.protocol or 'own images'}",
-            facts=facts,
-            metrics={measure.name: measure.lower_better for measure in measures},
-            rows=rows,
-            summaries=summaries,
-            missing=missing,
-            failures=failures.messages,
-            published=() if own else PUBLISHED.get(arguments.protocol, ()),
-            whole=arguments.kinds is None,
-            seed=arguments.seed,
-        )
-        if arguments.output is None:
-            print(markdown(report), end="")
-        else:
-            _write(arguments.output, report)
-            _draw(arguments, report, [method for method, _ in methods], measures)
-            print(f"{arguments.output / 'report.md'}: {len(methods)} methods, {len(cases)} images")
-    return max(failures.report(), 1 if missing else 0)
+                found = _summaries(measure, name, rows[name], store, arguments.seed, failures)
+                summaries[name, measure.name] = found
+    return rows, summaries
 
 
 def _summaries(
-    measure: Measure, method: str, rows: Mapping[str, Sequence[Row]], store: Store, seed: int
+    measure: Measure, method: str, rows: Sequence[Row], store: Store, seed: int, failures: Failures
 ) -> Sequence[Summary]:
     if measure.compute is not None:
-        return summarize(values(rows[method], measure.name), seed)
-    with store.folders(method, rows[method]) as folders:
-        return folder_scores(measure, folders)
-
-
-def _protocol_facts(protocol: Protocol | None, own: bool) -> dict[str, str]:
-    if protocol is None:
-        return {}
-    told = {"published numbers": "left out: with settings or a part of the images of one's own they say nothing"}
-    return {"settings from": protocol.source, **(told if own else {})}
+        return summarize(values(rows, measure.name), seed)
+    try:
+        with store.folders(method, rows) as folders:
+            return folder_scores(measure, folders)
+    except Exception as error:  # of pyiqa, of any type: a single image has no covariance
+        failures.messages.append(f"{method}: {measure.name}: {str(error) or type(error).__name__}")
+        return []
 
 
 def _cases(arguments: argparse.Namespace) -> tuple[list[Case], str, list[str]]:

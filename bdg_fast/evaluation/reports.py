@@ -116,7 +116,11 @@ def _published(report: Report) -> list[str]:
         lines += [_row([metric, *columns, "source"]), _rule(len(columns) + 2)]
         lines += [_row([method, *_numbers(scores, columns, metric), "this run"]) for method, scores in ours.items()]
         for one, scores in theirs:
-            lines.append(_row([one.method, *_numbers(scores, columns, metric), f"[{sources.index(one.source) + 1}]"]))
+            lines.append(
+                _row(
+                    [one.method, *_numbers(scores, columns, metric, as_read=True), f"[{sources.index(one.source) + 1}]"]
+                )
+            )
         lines.append("")
     lines += [f"[{number}] {source}  " for number, source in enumerate(sources, 1)]
     return lines
@@ -236,12 +240,22 @@ def _cell(one: Summary | None, metric: str, sign: str = "") -> str:
     return f"{_number(one.mean, metric, sign)} ({_number(one.low, metric, sign)} to {_number(one.high, metric, sign)})"
 
 
-def _numbers(scores: Mapping[str, float], columns: Sequence[str], metric: str) -> list[str]:
-    return ["" if kind not in scores else _number(scores[kind], metric) for kind in columns]
+def _numbers(scores: Mapping[str, float], columns: Sequence[str], metric: str, *, as_read: bool = False) -> list[str]:
+    """``as_read``: with no more digits than they have."""
+    plain = as_read and _digits(metric) > 2
+    return [
+        "" if kind not in scores else f"{scores[kind]:g}" if plain else _number(scores[kind], metric)
+        for kind in columns
+    ]
+
+
+def _digits(metric: str) -> int:
+    return 2 if metric.startswith(("psnr", "fid", "musiq")) else 4
 
 
 def _number(value: float, metric: str, sign: str = "") -> str:
-    return f"{value:{sign}.{2 if metric.startswith(('psnr', 'fid', 'musiq')) else 4}f}"
+    digits = _digits(metric)
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}"  # no -0.00
 
 
 def _plain(value: float) -> str:
