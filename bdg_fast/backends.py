@@ -1,6 +1,7 @@
 """How a network is evaluated: eagerly, by `torch.compile`, or by the CPU engine of this project.
 
-All take ``(x_t, x_lq, time)`` and return float32 predictions. Low precision is that of convolutions and products alone.
+All take ``(x_t, x_lq, time)``, and what a conditional network is told, and return float32 predictions. Low precision is
+that of convolutions and products alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,19 @@ from torch import Tensor, nn
 from .memory import out_of_memory
 from .models import UNet, UNetConfig, UNetOutput, native
 from .models.blocks import LinearAttention
+from .models.condition import Condition
 
 BACKENDS = ("auto", "eager", "compiled", "native")
 Network = Callable[[Tensor, Tensor, Tensor], UNetOutput]
+
+
+class Conditional(Protocol):
+    """A :data:`Network` that can be told of the degradation."""
+
+    def __call__(self, x_t: Tensor, x_lq: Tensor, time: Tensor, condition: Tensor | None = None) -> UNetOutput:
+        """As :meth:`UNet.forward`."""
+
+
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 """Names the folder that Inductor keeps compiled code in."""
 CPU_GRAPHS = 64
@@ -55,12 +66,14 @@ def native_dtype(device: torch.device) -> torch.dtype:
 
 def dtype_of(backend: str, unet: UNet, device: torch.device) -> torch.dtype:
     """What ``dtype="auto"`` means: float32 where the CPU engine evaluates, else what the device computes natively."""
-    if device.type == "cpu" and backend in ("auto", "native") and not _why_not("native", unet, device, torch.float32):
+    if backend == "native" or (
+        backend == "auto" and device.type == "cpu" and not _why_not("native", unet, device, torch.float32)
+    ):
         return torch.float32
     return native_dtype(device)
 
 
-def network_of(backend: str, unet: UNet, device: torch.device, dtype: torch.dtype) -> tuple[str, Network]:
+def network_of(backend: str, unet: UNet, device: torch.device, dtype: torch.dtype) -> tuple[str, Conditional]:
     """The backend that is taken, and the network evaluated by it.
 
     Args:
@@ -109,6 +122,18 @@ def _why_not_compiled(device: torch.device) -> str | None:
     return None
 
 
+class Told:
+    """A conditional network that is told of whole images, whatever part of them it is given."""
+
+    def __init__(self, network: Conditional, condition: Tensor) -> None:
+        """``condition``: ``[B, config.condition]`` (`bdg_fast.UNet.told`)."""
+        self.network, self.condition = network, condition
+
+    def __call__(self, x_t: Tensor, x_lq: Tensor, time: Tensor) -> UNetOutput:
+        """As the network."""
+        return self.network(x_t, x_lq, time, self.condition)
+
+
 class EagerNetwork:
     """Operation by operation."""
 
@@ -116,10 +141,10 @@ class EagerNetwork:
         """``unet`` as it is."""
         self.unet, self.device, self.dtype = unet, device, dtype
 
-    def __call__(self, x_t: Tensor, x_lq: Tensor, time: Tensor) -> UNetOutput:
+    def __call__(self, x_t: Tensor, x_lq: Tensor, time: Tensor, condition: Tensor | None = None) -> UNetOutput:
         """As the network's forward; predictions float32 ``[B, 3, H, W]``."""
         with _precision(self.device.type, self.dtype):
-            found = self.unet(x_t, x_lq, time)
+            found = self.unet(x_t, x_lq, time, condition)
         return UNetOutput(_float32(found.residual), _float32(found.noise), found.features)
 
 
@@ -141,32 +166,35 @@ class CompiledNetwork:
         self._failed = False
         self._begun: set[bool] = set()
 
-    def __call__(self, x_t: Tensor, x_lq: Tensor, time: Tensor) -> UNetOutput:
+    def __call__(self, x_t: Tensor, x_lq: Tensor, time: Tensor, condition: Tensor | None = None) -> UNetOutput:
         """As the network's forward, without features; predictions float32 ``[B, 3, H, W]``."""
         if x_t.numel() == 0 or self._failed:
-            return self.eager(x_t, x_lq, time)
+            return self.eager(x_t, x_lq, time, condition)
         try:
-            return self._compiled(x_t, x_lq, time)
+            return self._compiled(x_t, x_lq, time, self.unet.told(x_lq) if condition is None else condition)
         except torch._dynamo.exc.TorchDynamoException as error:
             if not self.or_eager or out_of_memory(error):
                 raise
             self._failed = True
             warnings.warn(f"the network was not compiled and runs eagerly: {error}", stacklevel=2)
-            return self.eager(x_t, x_lq, time)
+            return self.eager(x_t, x_lq, time, condition)
 
-    def _compiled(self, x_t: Tensor, x_lq: Tensor, time: Tensor) -> UNetOutput:
+    def _compiled(self, x_t: Tensor, x_lq: Tensor, time: Tensor, condition: Tensor | None) -> UNetOutput:
         batch, _, height, width = x_t.shape
         if self.device.type == "cuda" and (batch > 1) not in self._begun:
             # how sums are split over the device is decided by the first size, which must not be anybody's
             self._begun.add(batch > 1)
             side = TYPICAL_SIDE * 2 ** len(self.unet.encoder) // 16
             typical = x_t.new_zeros(TYPICAL_BATCH if batch > 1 else 1, 3, side, side)
-            self._evaluate(typical, typical, time[:1].expand(len(typical)))
-        residual, noise = self._evaluate(x_t, x_lq, time)
+            told = None if condition is None else condition[:1].expand(len(typical), -1)
+            self._evaluate(typical, typical, time[:1].expand(len(typical)), told)
+        residual, noise = self._evaluate(x_t, x_lq, time, condition)
         residual, noise = (None if part is None else part[:, :, :height, :width] for part in (residual, noise))
         return UNetOutput(residual, noise, x_t.new_zeros(0))
 
-    def _evaluate(self, x_t: Tensor, x_lq: Tensor, time: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def _evaluate(
+        self, x_t: Tensor, x_lq: Tensor, time: Tensor, condition: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Residual and noise of the padded size."""
         x = self.unet.joined(x_t, x_lq)
         several = len(x) > 1
@@ -174,17 +202,23 @@ class CompiledNetwork:
             torch._dynamo.mark_dynamic(x, dim)
         # memory of its own: an element of a table lies at another offset every time
         time = (time[:1] if time.stride(0) == 0 else time).clone()
+        if condition is not None:
+            condition = condition.clone()
+            if several:
+                torch._dynamo.mark_dynamic(condition, 0)
         evaluate = _compiled(self.unet.config, self.device, self.dtype, several)
         on_cpu = self.device.type == "cpu"
         with torch._dynamo.config.patch(recompile_limit=CPU_GRAPHS) if on_cpu else contextlib.nullcontext():
-            found: tuple[Tensor | None, Tensor | None] = evaluate(self.unet, x, time, self.dtype)
+            found: tuple[Tensor | None, Tensor | None] = evaluate(self.unet, x, time, condition, self.dtype)
         return found
 
 
-def _evaluate(unet: UNet, x: Tensor, time: Tensor, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+def _evaluate(
+    unet: UNet, x: Tensor, time: Tensor, condition: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor | None, Tensor | None]:
     """What is compiled: float32 residual and noise of the padded size."""
     with _precision(x.device.type, dtype):
-        found = unet.evaluate(x, time)
+        found = unet.evaluate(x, time, condition)
     return _float32(found.residual), _float32(found.noise)
 
 
@@ -201,7 +235,8 @@ def _compiled(config: UNetConfig, device: torch.device, dtype: torch.dtype, seve
 def rounded(unet: UNet, dtype: torch.dtype) -> UNet:
     """``unet`` with the weights in ``dtype`` that autocast would round at every evaluation: the same results.
 
-    A copy where there are any. Linear attention computes with its weights in float32, and norms do.
+    A copy where there are any. Linear attention computes with its weights in float32, norms do, and what reads
+    fingerprints.
     """
     if dtype == torch.float32:
         return unet
@@ -211,7 +246,7 @@ def rounded(unet: UNet, dtype: torch.dtype) -> UNet:
         for attention in unet.modules()
         if isinstance(attention, LinearAttention)
         for module in attention.modules()
-    }
+    } | {module for told in unet.modules() if isinstance(told, Condition) for module in told.modules()}
     for module in unet.modules():
         if isinstance(module, nn.Conv2d | nn.Linear) and module not in exact:
             module.to(dtype)

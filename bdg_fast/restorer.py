@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from .backends import default_device, dtype_of, network_of
+from .backends import Network, Told, default_device, dtype_of, network_of
 from .bands import Keep, gathered, noise_rows, restored_rows, scaled
 from .graphs import CudaCapture, LoopGraphs
 from .memory import free_memory, out_of_memory
-from .models import UNet
+from .models import SHIPPED, UNet
 from .models.native import NativeUNet
 from .sampler import OFFICIAL, ResidualSampler
 from .tiles import OVERLAP, STRIP, Counted, Progress, TiledNetwork
@@ -64,7 +64,7 @@ class Restorer:
     """A network, its sampler, and everything between them and a picture.
 
     Example:
-        >>> restorer = Restorer.from_pretrained("model-300.pt")  # doctest: +SKIP
+        >>> restorer = Restorer.from_pretrained()  # or a path: "model-300.pt"
         >>> restorer(Image.open("rainy.jpg")).save("clear.jpg")  # doctest: +SKIP
     """
 
@@ -83,7 +83,7 @@ class Restorer:
 
         Args:
             unet: trained weights.
-            sampler: default: that of the family the weights belong to, 3 steps.
+            sampler: default: that of the family the weights belong to (:meth:`ResidualSampler.of`).
             device: ``"auto"`` takes a GPU if there is one.
             dtype: of the network's convolutions and products: ``"float32"``, ``"bfloat16"``, ``"float16"``, or
                 ``"auto"``: bfloat16 where the device computes it natively and the CPU engine, which takes float32, does
@@ -125,15 +125,20 @@ class Restorer:
         self._noises: OrderedDict[torch.Size, tuple[Tensor, Tensor | None]] = OrderedDict()
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str] | None = None, *, steps: int = 3, **options: Any) -> Restorer:
+    def from_pretrained(
+        cls, path: str | os.PathLike[str] | None = None, *, steps: int | None = None, **options: Any
+    ) -> Restorer:
         """Load a checkpoint (:meth:`UNet.from_pretrained`), ours or an official one, with the sampler it was made for.
 
+        Args:
+            path: default: the small network that comes along (``bdg_fast/models/small``, with its card).
+            steps: network evaluations a picture; default: what the network was trained for, 3 for official ones.
+            options: of the class.
+
         Raises:
-            FileNotFoundError: no ``path``, or nothing there: no checkpoint comes with the package yet.
+            FileNotFoundError: there is nothing at ``path``.
         """
-        if path is None:
-            raise FileNotFoundError("no checkpoint comes with this version: give the path of one")
-        unet = UNet.from_pretrained(Path(path))
+        unet = UNet.from_pretrained(SHIPPED if path is None else Path(path))
         return cls(unet, ResidualSampler.of(unet.config, steps), **options)
 
     def __call__(self, image: Any, *, progress: Progress | None = None) -> Any:
@@ -324,42 +329,56 @@ class Restorer:
         tile = max(tile, 2 * OVERLAP + 1)
         if isinstance(self._network, Counted):
             self._network.begin(self.sampler.steps * TiledNetwork(self._network, tile).evaluations(*pixels.shape[2:]))
+        told: Tensor | None = None
+        if self.unet.condition is not None:
+            told = self.unet.told(pixels if pixels.dtype == torch.uint8 else scaled(pixels))
         if max(pixels.shape[2:]) > tile and not self.sampler.draws:
-            return self._by_rows(pixels, tile, keep)
-        restored = self._at_once(scaled(pixels), tile)
+            return self._by_rows(pixels, tile, keep, told)
+        restored = self._at_once(scaled(pixels), tile, told)
         return restored if keep is None else keep(restored)
 
-    def _by_rows(self, pixels: Tensor, tile: int, keep: Keep | None) -> Tensor:
+    def _by_rows(self, pixels: Tensor, tile: int, keep: Keep | None, told: Tensor | None) -> Tensor:
         """As :meth:`_sample`; only a band of the picture is held in float32, and what is returned."""
         height, width = pixels.shape[2:]
         if self.device.type == "cpu":
             noise = noise_rows(self.seed, (height, width))
         else:  # what memory there is goes to tiles, and one copy is faster than many
             noise = iter(torch.split(self._noise_of(pixels.shape[2:])[0], STRIP, 2))
-        network, scale = TiledNetwork(self._network, tile), lambda a, b, c, d: scaled(pixels[:, :, a:b, c:d])
+        network, scale = TiledNetwork(self._telling(told), tile), lambda a, b, c, d: scaled(pixels[:, :, a:b, c:d])
         rows = restored_rows(self.sampler, network, scale, noise, (height, width))
         # what is kept of an array or a file lies in memory as that does: it becomes one without a copy
         as_came = keep is not None and pixels.is_contiguous(memory_format=torch.channels_last)
         order = torch.channels_last if as_came else torch.contiguous_format
         return gathered(((x + 1) * 0.5 for x in rows), height, keep, order)
 
-    def _at_once(self, x_lq: Tensor, tile: int) -> Tensor:
+    def _at_once(self, x_lq: Tensor, tile: int, told: Tensor | None) -> Tensor:
         """Restored pixels in [0, 1] of ``x_lq`` in [-1, 1]; of a large picture where its steps draw noise."""
         if self.sampler.draws and self.sampler.method in OFFICIAL:  # images drawn step by step: each alone
-            network = TiledNetwork(self._network, tile)
-            results = [self.sampler(network, image[None], generator=self._generator(self.device)) for image in x_lq]
+            results = []
+            for i, image in enumerate(x_lq):
+                network = TiledNetwork(self._telling(None if told is None else told[i : i + 1]), tile)
+                results.append(self.sampler(network, image[None], generator=self._generator(self.device)))
             return (torch.cat(results) + 1) * 0.5 if results else x_lq
         noise, seed = self._noise_of(x_lq.shape[2:])
-        inputs = (x_lq, noise) if seed is None else (x_lq, noise, seed.expand(len(x_lq)))
+        seeds = () if seed is None else (seed.expand(len(x_lq)),)
+        inputs = (x_lq, noise, *seeds, *(() if told is None else (told,)))
         if self._graphs is None or len(x_lq) == 0 or max(x_lq.shape[2:]) > tile:
             return self._loop(tile, *inputs)
         return self._graphs(*inputs)
 
-    def _loop(self, tile: int | None, x_lq: Tensor, noise: Tensor, seed: Tensor | None = None) -> Tensor:
-        """All steps from the start, of images without (``tile=None``) or with tiles; pixels in [0, 1]."""
-        network = self._network if tile is None else TiledNetwork(self._network, tile)
+    def _loop(self, tile: int | None, x_lq: Tensor, noise: Tensor, *more: Tensor) -> Tensor:
+        """All steps from the start, of images without (``tile=None``) or with tiles; pixels in [0, 1].
+
+        ``more``: seeds of the steps' noise where they draw, what a conditional network is told.
+        """
+        seed, told = more[0] if self.sampler.draws else None, None if self.unet.condition is None else more[-1]
+        network = self._telling(told)
+        network = network if tile is None else TiledNetwork(network, tile)
         start = self.sampler.start(x_lq, noise=noise)
         return (self.sampler(network, x_lq, x_start=start, seed=seed) + 1) * 0.5
+
+    def _telling(self, told: Tensor | None) -> Network:
+        return self._network if told is None else Told(self._network, told)
 
     def _noise_of(self, size: torch.Size) -> tuple[Tensor, Tensor | None]:
         """Noise at the start of a picture ``[1, 3, H, W]`` and seed of its steps' ``[1]``, where they draw.

@@ -56,6 +56,10 @@ class Config(Protocol):
         """Last increment of the schedule's delta."""
 
     @property
+    def sampler_steps(self) -> int:
+        """Evaluations of the network."""
+
+    @property
     def sum_scale(self) -> float:
         """Variance of RDDM's noise."""
 
@@ -114,8 +118,9 @@ class ResidualSampler:
             raise ValueError(f"time must be 'scaled' or 'index', got {self.time!r}")
 
     @classmethod
-    def of(cls, config: Config, steps: int = 3) -> ResidualSampler:
+    def of(cls, config: Config, steps: int | None = None) -> ResidualSampler:
         """The sampler that weights were made for, by what their configuration (`bdg_fast.UNetConfig`) tells."""
+        steps = config.sampler_steps if steps is None else steps
         if config.family == "diffuir":
             return cls.official(steps, config.delta_end)
         if config.family == "bdg":

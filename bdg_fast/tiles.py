@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from .backends import Network
+from .backends import Conditional, Network
 from .models import UNetOutput
 
 OVERLAP = 64
@@ -111,7 +111,7 @@ class TiledNetwork:
 class Counted:
     """A network that tells ``progress`` of its evaluations when they are done; what that raises ends the work."""
 
-    def __init__(self, network: Network, progress: Progress) -> None:
+    def __init__(self, network: Conditional, progress: Progress) -> None:
         self.network, self.progress = network, progress
         self.done = self.total = 0
 
@@ -120,9 +120,9 @@ class Counted:
         self.done, self.total = 0, total
         self.progress(0, total)
 
-    def __call__(self, x_t: Tensor, x_lq: Tensor, time: Tensor) -> UNetOutput:
+    def __call__(self, x_t: Tensor, x_lq: Tensor, time: Tensor, condition: Tensor | None = None) -> UNetOutput:
         """As the network."""
-        found = self.network(x_t, x_lq, time)
+        found = self.network(x_t, x_lq, time, condition)
         if x_t.is_cuda:  # else what is told runs ahead of what is done
             torch.cuda.synchronize(x_t.device)
         self.done += 1

@@ -69,7 +69,7 @@ PACKAGE = {
     "sampler": {"kernel", "schedule"},
     "texture": {"kernel"},
     "data": {"files", "kernel"},
-    "evaluation": {"", "texture", "data", "kernel", "metrics"},
+    "evaluation": {"", "texture", "data", "files", "kernel", "metrics"},
     "restorer": {"backends", "bands", "data", "graphs", "memory", "models", "sampler", "tiles", "transfers"},
     "training": {
         "backends",

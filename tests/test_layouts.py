@@ -10,7 +10,7 @@ from PIL import Image
 
 from bdg_fast.data.datasets import ImageFolder, PairedFolder
 from bdg_fast.data.degrade import CDD11
-from bdg_fast.data.layouts import LAYOUTS, open_layout
+from bdg_fast.data.layouts import LAYOUTS, find_parts, open_layout
 from bdg_fast.data.pairing import RULES
 
 
@@ -88,6 +88,37 @@ def test_cdd11_has_kinds_as_degradations_are_called(tmp_path, top):
     assert found.kinds == CDD11
     assert kinds_of(found) == dict.fromkeys(CDD11, 2)
     assert kinds_of(open_layout("cdd11", tmp_path, split="test")) == dict.fromkeys(CDD11, 1)
+
+
+def test_test_splits_have_each_image_once(tmp_path):
+    plant(tmp_path / "test", "denoise/bsd68/1.jpg", "denoise/bsd68/2.jpg", "derain/Rain100L/input/1.png")
+    plant(tmp_path / "test", "derain/Rain100L/target/1.png", "dehaze/input/0001_0.8_0.2.jpg", "dehaze/target/0001.png")
+    noise = {"noise15": 2, "noise25": 2, "noise50": 2}
+    assert kinds_of(open_layout("airnet-3", tmp_path, split="test")) == {**noise, "rain": 1, "haze": 1}
+    for folder in ("deblur/gopro", "enhance/lol"):
+        plant(tmp_path / "test" / folder, "input/1.png", "target/1.png")
+    found = kinds_of(open_layout("promptir-5", tmp_path, split="test"))
+    assert found == {**noise, "rain": 1, "haze": 1, "blur": 1, "lowlight": 1}
+
+
+def test_stablesr_has_a_test_split_alone(tmp_path):
+    for name in ("RealSRVal_crop128/test_{}R", "DrealSRVal_crop128/test_{}R"):
+        plant(tmp_path / "StableSR_testsets", f"{name.format('H')}/1.png", f"{name.format('L')}/1.png")
+    plant(tmp_path / "StableSR_testsets", "DIV2K_V2_val/gt/1.png", "DIV2K_V2_val/lq/1.png")
+    found = open_layout("stablesr", tmp_path, split="test")
+    assert kinds_of(found) == {"realsr": 1, "drealsr": 1, "div2k": 1}
+    with pytest.raises(ValueError, match="split of 'stablesr' must be one of test, got 'train'"):
+        open_layout("stablesr", tmp_path)
+
+
+def test_parts_of_a_collection_need_their_own_folders_alone(tmp_path):
+    plant(tmp_path, "LOL/test/low/1.png", "LOL/test/high/1.png")
+    base, parts = find_parts("diffuir-5", tmp_path, "test", kinds=["lowlight"])
+    assert base == tmp_path and [(part.kind, part.set) for part in parts] == [("lowlight", "LOL")]
+    with pytest.raises(ValueError, match=r"kinds of 'diffuir-5' must be among rain, lowlight, .*, got 'fog'"):
+        find_parts("diffuir-5", tmp_path, "test", kinds=["fog"])
+    with pytest.raises(FileNotFoundError, match=r"Snow100K/test/Snow100K-L/gt/ .*<- missing"):
+        find_parts("diffuir-5", tmp_path, "test")
 
 
 def test_div2k_clean_or_reduced(tmp_path):

@@ -24,6 +24,7 @@ from bdg_fast.restorer import DTYPES, Restorer
 from .common import Failures
 
 EXAMPLES = """examples:
+  bdg-fast restore hazy.jpg clear.jpg                           with the small network that comes along
   bdg-fast restore rainy.jpg clear.jpg --checkpoint model-300.pt
   bdg-fast restore photos/ restored/ --checkpoint model/        a folder and all below it
   bdg-fast restore 'photos/*.png' restored/ --checkpoint model/ --compare
@@ -66,8 +67,8 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("inputs", nargs="+", metavar="IN", help="image file, folder (and all below), or quoted glob")
     parser.add_argument("output", metavar="OUT", help="folder; for a single file also a file name")
-    parser.add_argument("--checkpoint", metavar="PATH", help="folder or file of trained weights (none comes along yet)")
-    parser.add_argument("--steps", type=int, default=3, help="network evaluations a picture (default 3)")
+    parser.add_argument("--checkpoint", metavar="PATH", help="trained weights: folder or file (default: what comes along)")
+    parser.add_argument("--steps", type=int, help="network evaluations a picture (default: as the network was trained)")
     parser.add_argument(
         "--tile", type=int, metavar="PIXELS", help="largest side evaluated at once (default: by memory)"
     )
@@ -90,8 +91,6 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Restore, write, and name the files that failed."""
-    if arguments.checkpoint is None:
-        raise ValueError("--checkpoint must name trained weights: none comes with this version")
     if arguments.batch < 1:
         raise ValueError(f"--batch must be at least 1, got {arguments.batch}")
     jobs = plan(arguments.inputs, arguments.output, arguments.compare)

@@ -156,6 +156,11 @@ def bundled_photographs() -> list[Path]:
     return sorted(Path(__file__).with_name("photos").glob("*.jpg"))
 
 
+def hazy_photograph() -> Path:
+    """A photograph of hazy mountains, hazy as it was taken; CC BY 4.0 (see ``real/README.md``)."""
+    return Path(__file__).with_name("real") / "aitzgorri.jpg"
+
+
 def as_unit_rgb(image: Tensor) -> Tensor:
     """``[C, H, W]`` uint8 or uint16 to float32 ``[3, H, W]`` in [0, 1]."""
     full = 255 if image.dtype == torch.uint8 else 65535

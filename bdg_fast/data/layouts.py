@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ class Part(NamedTuple):
         shown: names of a degraded file and its clean one, for whoever looks for them.
         times: how often an image comes in an epoch.
         sigma: of the noise that is made of clean images.
+        set: name of the test set, where a degradation has several.
     """
 
     kind: str | None
@@ -34,6 +35,7 @@ class Part(NamedTuple):
     shown: tuple[str, str] = ("1.png", "1.png")
     times: int = 1
     sigma: float | None = None
+    set: str | None = None
 
 
 class Layout(NamedTuple):
@@ -76,6 +78,7 @@ def open_layout(
     div2k      DIV2K's clean images; with ``factor`` 2, 3, 4 or 8 those reduced by bicubic interpolation, too
     realsr     RealSR's two cameras, ``factor`` 4 (or 2, 3)
     drealsr    DRealSR, ``factor`` 4 (or 2, 3)
+    stablesr   StableSR's test sets: crops of RealSR, DRealSR and DIV2K, to be enlarged 4 times
     ========== ===========================================================================================
 
     Images of airnet-3 and promptir-5 come as often as in their authors' programs (rain 120 times an epoch, each noise
@@ -84,7 +87,7 @@ def open_layout(
     Args:
         name: one of the above.
         root: folder of the collection; a wrong one is told with what was expected.
-        split: "train"; cdd11, div2k, realsr and drealsr have "test" too.
+        split: "train"; all but folder, paired and stablesr, which has no other, have "test" too.
         factor: of enlargement.
         partial: leave out degraded images that have no clean one rather than raise.
         flip, rotate: as :class:`~bdg_fast.data.datasets.ImageFolder`'s.
@@ -96,28 +99,66 @@ def open_layout(
     names = ("folder", "paired", *LAYOUTS)
     if name not in names:
         raise ValueError(f"name must be one of {', '.join(names)}, got {name!r}")
-    layout = LAYOUTS.get(name, Layout(lambda split, factor: []))
+    if name in LAYOUTS:
+        base, parts = find_parts(name, root, split, factor)
+        even = LAYOUTS[name].even and split == "train"
+    else:
+        _check(name, Layout(lambda split, factor: []), split, factor)
+        base, even = folder_at(root), False
+        if name == "folder":
+            return ImageFolder(base, flip=flip, rotate=rotate)
+        parts = _paired_parts(base)
+        _complete(name, [base], parts)
+    opened = [_open(base, part, partial, flip, rotate) for part in parts]
+    if len(opened) == 1:
+        return opened[0]
+    weights = [1.0 if even else len(one) * part.times for one, part in zip(opened, parts, strict=True)]
+    return Mixture(opened, weights)
+
+
+def find_parts(
+    name: str,
+    root: str | os.PathLike[str],
+    split: str,
+    factor: int | None = None,
+    kinds: Sequence[str] | None = None,
+) -> tuple[Path, list[Part]]:
+    """The degradations of a collection of :data:`LAYOUTS`, and the folder that theirs lie in.
+
+    Args:
+        name, root, split, factor: as :func:`open_layout`'s.
+        kinds: only these, whose folders alone must be there; default: all.
+
+    Raises:
+        ValueError: an unknown split, factor or kind. FileNotFoundError: as :func:`open_layout`.
+    """
+    layout = LAYOUTS[name]
+    _check(name, layout, split, factor)
+    top = folder_at(root)
+    parts = layout.parts(split, layout.factors[0] if factor is None else factor)
+    if kinds is not None:
+        known = dict.fromkeys(part.kind for part in parts)
+        for kind in kinds:
+            if kind not in known:
+                raise ValueError(f"kinds of {name!r} must be among {', '.join(map(str, known))}, got {kind!r}")
+        parts = [part for part in parts if part.kind in kinds]
+    return _complete(name, [top / below.format(split=split) for below in layout.below], parts), parts
+
+
+def _check(name: str, layout: Layout, split: str, factor: int | None) -> None:
     if split not in layout.splits:
         raise ValueError(f"split of {name!r} must be one of {', '.join(layout.splits)}, got {split!r}")
     if factor is not None and factor not in layout.factors:
         allowed = [str(one) for one in layout.factors if one is not None]
         raise ValueError(f"factor of {name!r} must be {' or '.join(['None', *allowed])}, got {factor}")
-    top = folder_at(root)
-    if name == "folder":
-        return ImageFolder(top, flip=flip, rotate=rotate)
-    if name == "paired":
-        parts = _paired_parts(top)
-    else:
-        parts = layout.parts(split, layout.factors[0] if factor is None else factor)
-    bases = [top / below.format(split=split) for below in layout.below]
+
+
+def _complete(name: str, bases: list[Path], parts: list[Part]) -> Path:
+    """The one of ``bases`` that has most of the parts' folders, if it has all."""
     base = max(bases, key=lambda base: _present(base, parts))
     if _present(base, parts) < len(_folders(parts)):
         raise FileNotFoundError(_wrong_tree(name, base, parts))
-    opened = [_open(base, part, partial, flip, rotate) for part in parts]
-    if len(opened) == 1:
-        return opened[0]
-    weights = [1.0 if layout.even else len(one) * part.times for one, part in zip(opened, parts, strict=True)]
-    return Mixture(opened, weights)
+    return base
 
 
 def _open(base: Path, part: Part, partial: bool, flip: bool, rotate: bool) -> Dataset:
@@ -174,6 +215,21 @@ def _paired_parts(root: Path) -> list[Part]:
 
 
 def _diffuir(split: str, factor: int | None) -> list[Part]:
+    if split == "test":
+        haze = ("0001_0.8_0.2.jpg", "0001.png")
+        return [
+            *(
+                Part("rain", f"syn_rain/test/{name}/target", f"syn_rain/test/{name}/input", set=name)
+                for name in ("Rain100H", "Rain100L", "Test100", "Test1200", "Test2800")
+            ),
+            Part("lowlight", "LOL/test/high", "LOL/test/low", set="LOL"),
+            *(
+                Part("snow", f"Snow100K/test/{name}/gt", f"Snow100K/test/{name}/synthetic", set=name)
+                for name in ("Snow100K-S", "Snow100K-L")
+            ),
+            Part("haze", "RESIDE/SOTS/outdoor/gt", "RESIDE/SOTS/outdoor/hazy", "reside", haze, set="SOTS"),
+            Part("blur", "Deblur/test/GoPro/target", "Deblur/test/GoPro/input", set="GoPro"),
+        ]
     hazy = ("0001_0.8_0.04.jpg", "0001.jpg")
     return [
         Part("haze", "RESIDE/OTS_ALPHA/clear/clear_images", "RESIDE/OTS_ALPHA/haze/OTS", "reside", hazy),
@@ -185,6 +241,14 @@ def _diffuir(split: str, factor: int | None) -> list[Part]:
 
 
 def _airnet(split: str, factor: int | None) -> list[Part]:
+    if split == "test":
+        clean, hazy = ("", "3096.jpg"), ("0001_0.8_0.2.jpg", "0001.png")
+        noise = [(f"noise{sigma}", sigma) for sigma in (15, 25, 50)]
+        return [
+            *(Part(kind, "denoise/bsd68", shown=clean, sigma=sigma, set="BSD68") for kind, sigma in noise),
+            Part("rain", "derain/Rain100L/target", "derain/Rain100L/input", set="Rain100L"),
+            Part("haze", "dehaze/target", "dehaze/input", "reside", hazy, set="SOTS"),
+        ]
     return [
         *(Part(f"noise{sigma}", "Denoise", shown=("", "00001.bmp"), times=3, sigma=sigma) for sigma in (15, 25, 50)),
         Part("rain", "Derain/gt", "Derain/rainy", "rain100", ("rain-1.png", "norain-1.png"), times=120),
@@ -193,6 +257,13 @@ def _airnet(split: str, factor: int | None) -> list[Part]:
 
 
 def _promptir(split: str, factor: int | None) -> list[Part]:
+    if split == "test":
+        name = "GOPR0384_11_00_000001.png"
+        return [
+            *_airnet(split, factor),
+            Part("blur", "deblur/gopro/target", "deblur/gopro/input", shown=(name, name), set="GoPro"),
+            Part("lowlight", "enhance/lol/target", "enhance/lol/input", set="LOL"),
+        ]
     name = "GOPR0372_07_00_000047.png"
     return [
         *_airnet(split, factor),
@@ -230,13 +301,23 @@ def _drealsr(split: str, factor: int | None) -> list[Part]:
     return [Part(f"x{factor}", f"{top}_HR", f"{top}_LR", "drealsr", shown)]
 
 
+def _stablesr(split: str, factor: int | None) -> list[Part]:
+    return [
+        Part("realsr", "RealSRVal_crop128/test_HR", "RealSRVal_crop128/test_LR"),
+        Part("drealsr", "DrealSRVal_crop128/test_HR", "DrealSRVal_crop128/test_LR"),
+        Part("div2k", "DIV2K_V2_val/gt", "DIV2K_V2_val/lq"),
+    ]
+
+
 BOTH = ("train", "test")
+AIRNET_BELOW = ("", "Train", "data/Train", "test", "data/test")
 LAYOUTS = {
-    "diffuir-5": Layout(_diffuir, even=True),
-    "airnet-3": Layout(_airnet, below=("", "Train", "data/Train")),
-    "promptir-5": Layout(_promptir, below=("", "Train", "data/Train")),
+    "diffuir-5": Layout(_diffuir, BOTH, even=True),
+    "airnet-3": Layout(_airnet, BOTH, below=AIRNET_BELOW),
+    "promptir-5": Layout(_promptir, BOTH, below=AIRNET_BELOW),
     "cdd11": Layout(_cdd11, BOTH, below=("{split}", "CDD-11_{split}")),
     "div2k": Layout(_div2k, BOTH, (None, 2, 3, 4, 8), below=("", "DIV2K")),
     "realsr": Layout(_realsr, BOTH, (4, 2, 3), below=("", "RealSR(V3)", "RealSR (V3)", "RealSR")),
     "drealsr": Layout(_drealsr, BOTH, (4, 2, 3), below=("", "DRealSR")),
+    "stablesr": Layout(_stablesr, ("test",), below=("", "StableSR_testsets")),
 }

@@ -65,11 +65,17 @@ def versions(
     """
     found: list[tuple[str, float, Tensor]] = [(CLEAN, 0.0, photograph[None])]
     for kind in kinds:
-        low, high = RANGES[kind]
         for number, share in enumerate(shares):
-            level, seed = low + (high - low) * share, torch.tensor([100 * list(RANGES).index(kind) + number])
-            found.append((kind, level, degrade(photograph[None], kind, level, seed).mul(255).round().div(255)))
+            level, degraded = degraded_version(photograph, kind, number, share)
+            found.append((kind, level, degraded[None]))
     return found
+
+
+def degraded_version(photograph: Tensor, kind: str, number: int, share: float) -> tuple[float, Tensor]:
+    """One of :func:`versions`: the level, and ``[3, H, W]``; ``number`` counts the shares."""
+    low, high = RANGES[kind]
+    level, seed = low + (high - low) * share, torch.tensor([100 * list(RANGES).index(kind) + number])
+    return level, degrade(photograph[None], kind, level, seed)[0].mul(255).round().div(255)
 
 
 def score(

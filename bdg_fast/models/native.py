@@ -63,7 +63,7 @@ class NativeUNet:
         with self._lock:
             self._buffers.clear()
 
-    def __call__(self, x_t: Tensor, x_lq: Tensor, time: Tensor) -> UNetOutput:
+    def __call__(self, x_t: Tensor, x_lq: Tensor, time: Tensor, condition: Tensor | None = None) -> UNetOutput:
         """As :meth:`UNet.forward`, without gradients; one thread at a time evaluates, others wait.
 
         Raises:
@@ -80,12 +80,13 @@ class NativeUNet:
         if time.dim() != 1 or len(time) not in (1, len(x_t)):
             raise ValueError(f"time must be [1] or [B] = [{len(x_t)}], got {list(time.shape)}")
         if not x_t.numel():
-            return self.unet(x_t, x_lq, time)  # type: ignore[no-any-return]
+            return self.unet(x_t, x_lq, time, condition)  # type: ignore[no-any-return]
         # what surrounds the call must not choose types: loops get addresses
         with self._lock, torch.no_grad(), torch.autocast("cpu", enabled=False):
             if self._state != _state(self.unet):
                 self._prepare()
-            return self._forward(x_t, x_lq, time)
+            condition = self.unet.told(x_lq) if condition is None else condition
+            return self._forward(x_t, x_lq, time, condition)
 
     def _prepare(self) -> None:
         unet, make = self.unet, self._parts
@@ -100,13 +101,13 @@ class NativeUNet:
                 self._residual_final = _Block(make, unet.residual_final)
         self._state = _state(unet)
 
-    def _forward(self, x_t: Tensor, x_lq: Tensor, time: Tensor) -> UNetOutput:
+    def _forward(self, x_t: Tensor, x_lq: Tensor, time: Tensor, condition: Tensor | None) -> UNetOutput:
         unet, buffers = self.unet, self._buffers
         x = _padded(torch.cat((x_t, x_lq), 1), 2 ** len(unet.encoder))
         if x.shape != self._shape:
             buffers.clear()
             self._shape = x.shape
-        embedding = F.silu(unet.time(time[:1] if time.stride(0) == 0 else time))
+        embedding = F.silu(unet.embedding(time[:1] if time.stride(0) == 0 else time, condition))
         x = first = self._stem(buffers, F.pad(x, (3, 3, 3, 3)).permute(0, 2, 3, 1).contiguous())
         skips: list[Tensor] = []
         for level in self._encoder:

@@ -12,7 +12,9 @@ import torch
 from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
 
+from ..schedule import STEPS
 from .blocks import Attention, Level, ResidualBlock, StandardizedConv2d, TimeEmbedding
+from .condition import Condition
 
 PAPER = "https://arxiv.org/abs/2602.00579"
 HEADS = ("residual", "noise", "both")
@@ -33,6 +35,9 @@ class UNetConfig:
             ``"rddm"`` (``"index"`` over its own tables, ``"scaled"`` over the linear ones).
         delta_end: last increment of the schedule's delta that they were trained with; not for RDDM.
         sum_scale: RDDM's: variance of its noise in all, and at the start.
+        condition: width of the features of an image's fingerprint that the network is told (`Condition`); 0: none, as
+            published.
+        sampler_steps: evaluations that restoring a picture takes unless told otherwise: what it was trained for.
     """
 
     width: int = 32
@@ -43,6 +48,8 @@ class UNetConfig:
     family: str = "bdg"
     delta_end: float = 1.8e-3
     sum_scale: float = 1.0
+    condition: int = 0
+    sampler_steps: int = 3
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built, by name."""
@@ -66,6 +73,10 @@ class UNetConfig:
             raise ValueError(f"delta_end must not be negative, got {self.delta_end}")
         if not 0 < self.sum_scale <= 1:
             raise ValueError(f"sum_scale must be above 0 and at most 1, got {self.sum_scale}")
+        if not 1 <= self.sampler_steps <= STEPS:
+            raise ValueError(f"sampler_steps must be in 1..{STEPS}, got {self.sampler_steps}")
+        if self.condition < 0:
+            raise ValueError(f"condition must not be negative, got {self.condition}")
         object.__setattr__(self, "multipliers", tuple(self.multipliers))  # JSON has lists
 
 
@@ -106,6 +117,7 @@ class UNet(nn.Module, ModelHubMixin, library_name="bdg-fast", pipeline_tag="imag
         widths = [width * m for m in config.multipliers]
         self.stem = nn.Conv2d(6, width, 7, padding=3)
         self.time = TimeEmbedding(width)
+        self.condition = Condition(config.condition, time_width) if config.condition else None
         last = len(widths) - 1
         inner = [width, *widths[:-1]]
         self.encoder = nn.ModuleList(
@@ -123,7 +135,7 @@ class UNet(nn.Module, ModelHubMixin, library_name="bdg-fast", pipeline_tag="imag
             self.residual_final = ResidualBlock(width, width, time_width)
             self.residual_head = nn.Conv2d(width, 3, 1)
 
-    def forward(self, x_t: Tensor, x_lq: Tensor, time: Tensor) -> UNetOutput:
+    def forward(self, x_t: Tensor, x_lq: Tensor, time: Tensor, condition: Tensor | None = None) -> UNetOutput:
         """Predict from a noisy image and the degraded one.
 
         Args:
@@ -131,12 +143,15 @@ class UNet(nn.Module, ModelHubMixin, library_name="bdg-fast", pipeline_tag="imag
             x_lq: the degraded image, ``[B, 3, H, W]`` in [-1, 1].
             time: float ``[B]`` in network units (`UNetConfig.time`); one time for all images costs less as ``[1]`` or
                 expanded to ``[B]``.
+            condition: ``[B or 1, config.condition]``, what a conditional network is told of the degradation; default:
+                what :meth:`told` finds in ``x_lq``.
 
         Returns:
             Residual and noise (None without such a head), and the features of the bottleneck.
         """
         height, width = x_t.shape[2:]
-        found = self.evaluate(self.joined(x_t, x_lq), time[:1] if time.stride(0) == 0 else time)
+        condition = self.told(x_lq) if condition is None else condition
+        found = self.evaluate(self.joined(x_t, x_lq), time[:1] if time.stride(0) == 0 else time, condition)
         residual, noise = (
             None if part is None else part[:, :, :height, :width] for part in (found.residual, found.noise)
         )
@@ -147,17 +162,29 @@ class UNet(nn.Module, ModelHubMixin, library_name="bdg-fast", pipeline_tag="imag
         x = _padded(torch.cat((x_t, x_lq), 1), 2 ** len(self.encoder))
         return x.contiguous(memory_format=torch.channels_last)  # layer norms and attention read pixels as rows
 
-    def evaluate(self, x: Tensor, time: Tensor) -> UNetOutput:
+    def told(self, x_lq: Tensor) -> Tensor | None:
+        """What a conditional network is told of degraded images (:meth:`Condition.features`); None if it is none."""
+        return None if self.condition is None else self.condition.features(x_lq)
+
+    def embedding(self, time: Tensor, condition: Tensor | None = None) -> Tensor:
+        """What all blocks are told: of the time, and of the degradation. ``[B or 1]`` to ``[B or 1, 4 width]``."""
+        embedding: Tensor = self.time(time)
+        if self.condition is not None and condition is not None:
+            embedding = embedding + self.condition(condition)
+        return embedding
+
+    def evaluate(self, x: Tensor, time: Tensor, condition: Tensor | None = None) -> UNetOutput:
         """The network itself, whose code is the same for every size: what `torch.compile` gets.
 
         Args:
             x: ``[B, 6, H, W]``, height and width multiples of ``2 ** levels`` (:meth:`joined`).
             time: float ``[B]``, or ``[1]`` for one time of all images.
+            condition: see :meth:`forward`; without it a conditional network knows nothing of the degradation.
 
         Returns:
             As :meth:`forward`, of the padded size.
         """
-        embedding = self.time(time)
+        embedding = self.embedding(time, condition)
         x = first = self.stem(x)
         skips: list[Tensor] = []
         for level in _levels(self.encoder):

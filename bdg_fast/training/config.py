@@ -14,7 +14,7 @@ from ..data.degrade import NAMES, STATES
 from ..data.layouts import LAYOUTS
 from ..models import UNetConfig
 from ..sampler import ResidualSampler
-from .config_stage import Stage, at_least, check, choice
+from .config_stage import COMPARED, Stage, at_least, check, choice
 
 CHAIN = "chain"
 """The degradation that is Real-ESRGAN's two-order chain, whose states are the classes."""
@@ -264,7 +264,7 @@ class TrainConfig:
             "classification" not in weights or len(self.data.classes) > 1,
             f"{where}.losses.classification must be 0 for the one degradation of data.degradations",
         )
-        far, compared = max(self.encoder.scales), weights.keys() - {"generation", "reconstruction"}
+        far, compared = max(self.encoder.scales), weights.keys() & COMPARED
         check(stage.crop > far or not compared, f"{where}.crop must be above {far}, the largest of encoder.scales")
         unknown = set(stage.degradations or ()) - set(self.data.degradations)
         check(not unknown, f"{where}.degradations must be of data.degradations, got {', '.join(sorted(unknown))}")
@@ -278,7 +278,7 @@ class TrainConfig:
     @property
     def uses_encoder(self) -> bool:
         """Whether any stage compares or classifies fingerprints."""
-        return any(stage.losses.weights.keys() - {"generation", "reconstruction"} for stage in self.active.values())
+        return any(stage.losses.weights.keys() & COMPARED for stage in self.active.values())
 
 
 FREE = ("output", "device", "parallel", "checkpoint", "validation", "log", "non_finite", "most_skipped", "data.workers")

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 
 from ..schedule import STAGES, STEPS
 
-TERMS = ("generation", "reconstruction", "bridging", "classification", "negative")
-"""Of a stage's loss: (5), the first of (9), (6), (7) and (10)."""
+TERMS = ("generation", "reconstruction", "bridging", "classification", "negative", "frequency")
+"""Of a stage's loss: (5), the first of (9), (6), (7), (10), and ours."""
+COMPARED = {"bridging", "classification", "negative"}
+"""Those that read fingerprints."""
 PUBLISHED = {
-    "generation": (1.0, 0.0, 0.0, 0.0, 0.0),
-    "bridging": (1.0, 0.0, 0.1, 0.1, 0.0),
-    "restoration": (0.0, 1.0, 0.1, 0.0, 1.0),
+    "generation": (1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+    "bridging": (1.0, 0.0, 0.1, 0.1, 0.0, 0.0),
+    "restoration": (0.0, 1.0, 0.1, 0.0, 1.0, 0.0),
 }
 """Weights of :data:`TERMS` in (5), (8) and (9) with (10), by a stage's coefficients."""
 
@@ -43,6 +45,7 @@ class Losses:
         bridging: (6), lambda in (8) and (9).
         classification: (7), lambda in (8).
         negative: (10).
+        frequency: `losses.frequency_loss` of the restored image; not of the paper.
     """
 
     generation: float | None = None
@@ -50,6 +53,7 @@ class Losses:
     bridging: float | None = None
     classification: float | None = None
     negative: float | None = None
+    frequency: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse negative weights, by name."""

@@ -25,7 +25,7 @@ from ..models import DegradationClassifier, Fingerprint, GLCMEncoder, Projection
 from ..sampler import ResidualSampler
 from ..schedule import ResidualSchedule
 from .config import TrainConfig
-from .config_stage import Stage
+from .config_stage import COMPARED, Stage
 
 TIMES, NOISE, DEGRADATION = 1, 2, 3
 """What seeds are derived for from a sample's seed of a step."""
@@ -61,11 +61,13 @@ class Parts(nn.Module):
                     nn.init.zeros_(parameter)
             self.encoder: GLCMEncoder | None = None
             if config.uses_encoder:
-                self.encoder = GLCMEncoder(settings.levels, 1 + settings.residual, settings.width, settings.base)
-                self.of_matrix = Projection(settings.width, settings.projection)
+                told = config.network.condition  # a conditional network has an encoder of its own
+                if not told:
+                    self.encoder = GLCMEncoder(settings.levels, 1 + settings.residual, settings.width, settings.base)
+                self.of_matrix = Projection(told or settings.width, settings.projection)
                 channels = config.network.width * config.network.multipliers[-1]
                 self.of_features = Projection(channels, settings.projection)
-                self.classifier = DegradationClassifier(settings.width, max(classes, 2))
+                self.classifier = DegradationClassifier(told or settings.width, max(classes, 2))
                 self.temperature = losses.Temperature(settings.temperature)
 
     def forward(self, stage: StageModule, *inputs: Any) -> dict[str, Tensor]:
@@ -77,7 +79,7 @@ class Parts(nn.Module):
         """Parameters that a stage's loss reaches, by name."""
         weights = stage.losses.weights
         used = ["unet."]
-        if weights.keys() & {"bridging", "classification", "negative"}:
+        if weights.keys() & COMPARED:
             used.append("encoder.")
         if weights.keys() & {"bridging", "negative"}:
             used.append("of_matrix.")
@@ -140,7 +142,8 @@ class StageModule(nn.Module):
         t = self.trained[(draw * len(self.trained)).long().clamp_max(len(self.trained) - 1)]
         x_t, eps = forward_process(clean, x_lq, t, self.forward_table, seed=step_seeds(seeds, step, NOISE))
         height, width = clean.shape[2:]
-        found = self.evaluate(parts.unet.joined(x_t, x_lq), self.times[t])
+        known = None if self.stage.coefficients == "generation" else parts.unet.told(degraded)
+        found = self.evaluate(parts.unet.joined(x_t, x_lq), self.times[t], known)
         residual, noise = (
             None if part is None else part[:, :, :height, :width].float() for part in (found.residual, found.noise)
         )
@@ -154,9 +157,16 @@ class StageModule(nn.Module):
                 terms["generation"] = losses.generation_loss(residual, noise, clean, x_lq, eps, t, self.increments)
         if "reconstruction" in weights:
             terms["reconstruction"] = (x_lq - residual - clean).abs().mean()
+        if "frequency" in weights:
+            terms["frequency"] = losses.frequency_loss(x_lq - residual, clean)
         result: dict[str, Tensor] = {}
-        if parts.encoder is not None and weights.keys() & {"bridging", "classification", "negative"}:
-            features = parts.encoder(self.fingerprint(degraded))
+        if weights.keys() & COMPARED:
+            features = known
+            if features is None:
+                features = parts.unet.told(degraded)
+            if features is None:
+                assert parts.encoder is not None
+                features = parts.encoder(self.fingerprint(degraded))
             if weights.keys() & {"bridging", "negative"}:
                 f_mas = parts.of_matrix(features)
                 if "bridging" in weights:
