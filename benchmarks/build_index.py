@@ -23,7 +23,7 @@ from torch import Tensor
 
 from bdg_fast import __version__
 from bdg_fast.analysis import KINDS, UNITS
-from bdg_fast.analysis.analyser import METADATA_KEY, NETWORK, SHIPPED, project
+from bdg_fast.analysis.analyser import METADATA_KEY, NETWORK, SHIPPED, nearest, project
 from bdg_fast.analysis.network import FingerprintReader
 from bdg_fast.data.degrade import RANGES
 from bdg_fast.files import write_atomically
@@ -38,8 +38,8 @@ CALIBRATION = 0.2
 """Share of the originals that calibrate."""
 DIMENSIONS, ENTRIES = 32, 4000
 """Of the projection, and of the index."""
-KNOWN = 0.98
-"""Share of calibration pictures that lie within the threshold."""
+KNOWN = 0.96
+"""Share of calibration pictures that lie within the threshold of the kind that is nearest."""
 EPOCHS, BATCH, RATE, DECAY = 16, 256, 2e-3, 1e-2
 LEVEL_WEIGHT, LEVEL_BEND = 3.0, 0.05
 """Of the loss of levels beside that of kinds, and where it turns from quadratic to linear."""
@@ -67,9 +67,9 @@ def main() -> None:
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     metadata = {METADATA_KEY: json.dumps(settings)}
     write_atomically(arguments.output, lambda file: save_file(tensors, file, metadata))
-    size = arguments.output.stat().st_size
-    print(f"{arguments.output}: {size / 1e6:.2f} MB; threshold {settings['threshold']:.4f}, "
-          f"temperature {settings['temperature']:.3f}")  # fmt: skip
+    size = arguments.output.stat().st_size / 1e6
+    print(f"{arguments.output}: {size:.2f} MB; temperature {settings['temperature']:.3f}; thresholds", end=" ")
+    print(", ".join(f"{kind} {value:.3f}" for kind, value in zip(KINDS, settings["thresholds"], strict=True)))
 
 
 def cached(photos: Path, manifest: Path, cache: Path | None, seed: int) -> Samples:
@@ -125,20 +125,20 @@ def calibrated(
     chosen = torch.randperm(len(fit), generator=generator)[:ENTRIES]
     index = project(fit.vectors[chosen].float(), mean.float(), axes.float()).half()
     points = project(calibration.vectors.float(), mean.float(), axes.float())
-    distances = torch.cdist(points, index.float()).amin(1)
+    distances, near = nearest(points, index.float(), fit.kinds[chosen])
+    of_kinds = [distances[near == kind] for kind in range(len(KINDS))]
     logits = torch.cat([network(part.float())[0] for part in calibration.vectors.split(1024)])
     tensors = {
         "mean": mean,
         "axes": axes.contiguous(),
         "index": index,
         "index_kinds": fit.kinds[chosen].to(torch.uint8),
-        "index_shares": fit.shares[chosen].half(),
-        "distances": distances.quantile(torch.linspace(0, 1, 201)),
+        "distances": torch.stack([own.quantile(torch.linspace(0, 1, 201)) for own in of_kinds]),
     }
     tensors |= {NETWORK + name: value.half() for name, value in network.state_dict().items()}
     settings = {
         "kinds": KINDS,
-        "threshold": float(distances.quantile(KNOWN)),
+        "thresholds": [float(own.quantile(KNOWN)) for own in of_kinds],
         "temperature": temperature(logits, calibration.kinds),
     }
     return tensors, settings

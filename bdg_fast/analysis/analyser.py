@@ -46,9 +46,10 @@ class Analyser:
 
         Args:
             tensors: ``mean [D]`` and ``axes [D, d]`` of the projection; ``index [n, d + 1]``: projected fingerprints,
-                and how far each is from its projection; ``distances [q]``: quantiles of the distance of known pictures;
-                the network's, as ``network.<name>``.
-            settings: ``kinds``, ``temperature`` of the logits, ``threshold`` of the distance.
+                and how far each is from its projection; ``index_kinds [n]``, numbers of `KINDS`; ``distances
+                [kinds, q]``: quantiles of the distance to entries of a kind that known pictures have; the network's, as
+                ``network.<name>``.
+            settings: ``kinds``, ``temperature`` of the logits, ``thresholds`` of the distance to entries of each kind.
 
         Raises:
             ValueError: something is missing or of another shape.
@@ -56,10 +57,12 @@ class Analyser:
         if tuple(settings.get("kinds", ())) != KINDS:
             raise ValueError(f"settings must have the kinds {', '.join(KINDS)}, got {settings.get('kinds')}")
         try:
-            self.threshold, self.temperature = float(settings["threshold"]), float(settings["temperature"])
+            self.temperature = float(settings["temperature"])
+            self.thresholds = dict(zip(KINDS, map(float, settings["thresholds"]), strict=True))
             self._mean, self._axes, self._index, self._distances = (
                 tensors[name].float() for name in ("mean", "axes", "index", "distances")
             )
+            self._index_kinds = tensors["index_kinds"].long()
         except KeyError as error:
             raise ValueError(f"tensors and settings must have {error.args[0]!r}, which is missing") from None
         self._network = FingerprintReader(len(KINDS))
@@ -113,10 +116,11 @@ class Analyser:
         logits, shares = self._network(fingerprint)
         probabilities = (logits[0].double() / self.temperature).softmax(0).tolist()
         candidates = tuple(sorted(zip(KINDS, probabilities, strict=True), key=lambda found: -found[1]))
-        distance = float(self.distances(fingerprint)[0])
+        distance, near = (value.item() for value in self.nearest(fingerprint))
+        threshold = self.thresholds[KINDS[int(near)]]
         kind, confidence = candidates[0]
-        if distance > self.threshold:
-            kind, confidence = UNKNOWN, float((self._distances < distance).double().mean())
+        if distance > threshold:
+            kind, confidence = UNKNOWN, float((self._distances[int(near)] < distance).double().mean())
         level = None
         if kind in UNITS:
             low, high = RANGES[kind]
@@ -130,7 +134,7 @@ class Analyser:
             confidence,
             candidates,
             distance,
-            self.threshold,
+            threshold,
             dict(zip(names, values, strict=True)),
         )
 
@@ -142,9 +146,15 @@ class Analyser:
         """
         return matrices_of(pixels_of(image))
 
-    def distances(self, fingerprints: Tensor) -> Tensor:
-        """``[B]``: from fingerprints ``[B, D]`` to the nearest of the index."""
-        return torch.cdist(project(fingerprints, self._mean, self._axes), self._index).amin(1)
+    def nearest(self, fingerprints: Tensor) -> tuple[Tensor, Tensor]:
+        """Distance of fingerprints ``[B, D]`` to the nearest entry of the index, and its kind's number, ``[B]``."""
+        return nearest(project(fingerprints, self._mean, self._axes), self._index, self._index_kinds)
+
+
+def nearest(points: Tensor, index: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance from each of ``points [B, d]`` to the nearest of ``index [n, d]``, and what ``kinds [n]`` has there."""
+    distance, entry = torch.cdist(points, index).min(1)
+    return distance, kinds[entry]
 
 
 def project(fingerprints: Tensor, mean: Tensor, axes: Tensor) -> Tensor:

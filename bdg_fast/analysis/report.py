@@ -32,13 +32,13 @@ class Report:
     unit: str
     """Of the level; empty where there is none."""
     confidence: float
-    """Probability of ``kind`` among the known ones; of ``unknown`` the share of known pictures that lie nearer."""
+    """Probability of ``kind`` among the known ones; for ``unknown`` the share of known pictures that lie nearer."""
     candidates: tuple[tuple[str, float], ...]
     """All of `KINDS` with their probabilities, which sum to 1, most probable first; also of what is unknown."""
     distance: float
     """To the nearest fingerprint of the index."""
     threshold: float
-    """Distance beyond which a picture is unknown."""
+    """Distance beyond which a picture is unknown; it depends on the kind of what is nearest."""
     features: dict[str, float]
     """`bdg_fast.texture_features` of the gray matrix by name, and as ``residual_<name>`` of the residual's."""
 
