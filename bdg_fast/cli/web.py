@@ -24,10 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the page's options to the demo's."""
     group = parser.add_argument_group("web page")
     group.add_argument("--web", action="store_true", help="serve a page for pictures of one's own (extra: web)")
-    group.add_argument("--checkpoint", metavar="PATH", help="folder or file of trained weights")
+    group.add_argument("--checkpoint", metavar="PATH", help="trained weights (default: those that come along)")
     group.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
     group.add_argument("--port", type=int, default=7860, help="default: 7860; 0 takes a free one")
-    group.add_argument("--steps", type=int, default=3, help="network evaluations a picture (default 3)")
+    group.add_argument("--steps", type=int, help="network evaluations a picture (default: as trained, or 3)")
     group.add_argument("--tile", type=int, metavar="PIXELS", help="largest side evaluated at once (default: by memory)")
     for name, (option, told) in LIMITS.items():
         value = getattr(Limits(), name)
