@@ -69,6 +69,13 @@ def test_a_picture_comes_back_alike_whatever_it_is_restored_with(unet, backend):
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
+def test_progress_changes_nothing(unet):
+    restorer, seen = Restorer(unet, device="cpu", backend="eager", dtype="float32"), []
+    picture = pictures(1)[0]
+    assert torch.equal(restorer(picture, progress=lambda *now: seen.append(now)), restorer(picture))
+    assert seen == [(done, restorer.sampler.steps) for done in range(restorer.sampler.steps + 1)]
+
+
 @pytest.mark.parametrize("method", ["ddim", "ddpm"])
 def test_tiles_are_told_of_the_whole_picture(unet, method):
     from dataclasses import replace

@@ -77,11 +77,11 @@ def serve(
             server = uvicorn.Server(config)
             leave = server.handle_exit
 
-            def ending(number: int, frame: FrameType | None) -> None:
+            def ending(sig: int, frame: FrameType | None) -> None:
                 page.close()
                 # open pages hold connections, which are cut: of that uvicorn tells as of errors
                 logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-                leave(number, frame)
+                leave(sig, frame)
 
             server.handle_exit = ending  # type: ignore[method-assign]
             try:
