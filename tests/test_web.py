@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import socket
 import sys
 import time
 import zlib
@@ -282,11 +283,16 @@ def test_failures_of_the_network_are_told_without_details(visit, monkeypatch):
 
 
 def test_bad_arguments_are_named(capsys, checkpoint, monkeypatch):
+    pytest.importorskip("gradio")
     assert main(["demo", "--web", "--checkpoint", str(checkpoint / "none")]) == 2
     assert main(["demo", "--web", "--checkpoint", str(checkpoint), "--time-limit", "0"]) == 2
     assert "--time-limit must be positive and finite, got 0" in capsys.readouterr().err
     assert main(["demo", "--web", "--checkpoint", str(checkpoint), "--port", "99999"]) == 2
     assert "port must be between 0 and 65535, got 99999" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["demo", "--web", "--checkpoint", str(checkpoint), "--port", port]) == 2
+        assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(ImportError, match=re.escape("pip install 'bdg-fast[web]'")):
         serve(None)

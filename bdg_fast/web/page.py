@@ -19,7 +19,7 @@ from bdg_fast.restorer import Restorer
 
 from .guard import secret_of
 from .limits import Limits
-from .pictures import SUFFIXES, Refused, open_upload, restored_name, write_png, write_preview
+from .pictures import PREVIEW, SUFFIXES, Refused, open_upload, restored_name, write_png, write_preview
 from .sessions import Sessions
 
 TITLE = "Restore a picture"
@@ -73,7 +73,7 @@ class Page:
                     )
             gr.Markdown(
                 f"Files are deleted after {limits.minutes:g} minutes. Restoring may take {limits.seconds:g} seconds. "
-                f"What is shown has at most 2048 pixels a side, the download all of them."
+                f"What is shown has at most {PREVIEW} pixels a side, the download all of them."
             )
             shared: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1, "api_visibility": "private"}
             results = [slider, download]
@@ -88,7 +88,7 @@ class Page:
             restored = begun.then(self.restore, upload, [told, *results], show_progress_on=[slider], **shared)
             restored.then(self.end, upload, [start, stop], **free)
             stop.click(self.stop, None, None, **free)
-            page.unload(self.stop)
+            page.unload(self.leave)
         queued: gr.Blocks = page.queue(max_size=limits.waiting, default_concurrency_limit=1)
         return queued
 
@@ -174,6 +174,11 @@ class Page:
         event = self._stops.get(str(request.session_hash))
         if event is not None:
             event.set()
+
+    def leave(self, request: gr.Request) -> None:
+        """The tab is closed: nobody waits for its job."""
+        self.stop(request)
+        self._stops.pop(str(request.session_hash), None)
 
     def close(self) -> None:
         """End all jobs."""
