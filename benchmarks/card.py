@@ -1,7 +1,8 @@
 """``python -m benchmarks.card``: what a checkpoint's card says of it, in numbers and pictures.
 
-Photographs are degraded in known ways (`bdg_fast.evaluation.restoration`), restored with the sampler's three steps, and
-compared. Writes ``scores.json``, ``tables.md`` and ``worst.png``: the cases that lost most, degraded, restored, clean.
+Photographs are degraded in known ways (`bdg_fast.evaluation.restoration`), restored with as many steps as it was
+trained for, and compared. Writes ``scores.json``, ``tables.md`` and ``worst.png``: the cases that lost most, degraded,
+restored, clean.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ from bdg_fast import ResidualSampler, Restorer, UNet
 from bdg_fast.data.images import as_unit_rgb, bundled_photographs, list_images, read_image
 from bdg_fast.evaluation.restoration import CLEAN, KINDS, SHARES, Score, means, score, table, versions
 from bdg_fast.files import write_atomically
+from bdg_fast.models import SHIPPED
 
-from .ablation_scores import bottleneck, readout, represented
+from .ablation_scores import Represent, bottleneck
+from .card_readout import known, readout
 from .peers import available
 
 MILD = ("noise", "jpeg")
 """Degradations that are also scored at the least of their levels: what is nearly clean is to be left nearly alone."""
 WORST = 6
-READOUT_TRAIN = 48
+READOUT_TRAIN, READOUT_CROP = 96, 128
 
 
 def photographs(files: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
@@ -59,7 +62,7 @@ def worst(scores: Sequence[Score], files: Sequence[Path], restorer: Restorer) ->
 def main() -> int:
     """Measure and write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.card", description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, required=True, help="folder of trained weights")
+    parser.add_argument("--checkpoint", type=Path, default=SHIPPED, help="folder of trained weights (default: shipped)")
     parser.add_argument("--photographs", type=Path, help="folder of further clean photographs that were not trained on")
     parser.add_argument("--pattern", nargs="+", default=["*"], help="file names in it")
     parser.add_argument("--count", type=int, default=24, help="of them, at most (default 24)")
@@ -99,17 +102,22 @@ def main() -> int:
             picture = worst(scores, files, restorer)
             write_atomically(arguments.out / "worst.png", Image.fromarray(picture.permute(1, 2, 0).numpy()).save)
     if arguments.train:
+        content["readout"] = {}
         test = [file for files in sets.values() for file in files]
         unet = UNet.from_pretrained(arguments.checkpoint)
-        represent = bottleneck(unet, ResidualSampler.of(unet.config))
-        known = spread(list_images([arguments.train]), READOUT_TRAIN)
-        kinds = (CLEAN, *KINDS)
-        accuracy = readout(represented(represent, known, kinds, 128), represented(represent, test, kinds, 128))
-        content["readout"] = {"kinds": kinds, "train": len(known), "test": len(test), "accuracy": accuracy}
-        texts.append(
-            f"Kind told by the network's own features (5 nearest neighbours, {len(kinds)} kinds): {accuracy:.1%}\n"
-        )
-        print(texts[-1])
+        train, kinds = spread(list_images([arguments.train]), READOUT_TRAIN), (CLEAN, *KINDS)
+        features: dict[str, Represent] = {"bottleneck": bottleneck(unet, ResidualSampler.of(unet.config))}
+        if unet.condition is not None:
+            features["told of the fingerprint"] = lambda x, seeds: unet.told(x)
+        for name, represent in features.items():
+            found = readout(*(known(represent, files, kinds, READOUT_CROP) for files in (train, test)), kinds)
+            content["readout"][name] = found._asdict() | {"train": len(train), "test": len(test)}
+            each = ", ".join(f"{kind} {share:.0%}" for kind, share in found.by_kind.items())
+            texts.append(
+                f"Features of {name}: kind told {found.accuracy:.1%} ({each}), level off by {found.level_error:.1%} of "
+                "its range\n"
+            )
+            print(texts[-1])
     text = json.dumps(content, indent=1) + "\n"
     write_atomically(arguments.out / "scores.json", lambda file: file.write_text(text, encoding="utf-8"))
     write_atomically(arguments.out / "tables.md", lambda file: file.write_text("\n".join(texts), encoding="utf-8"))

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -175,9 +176,22 @@ def test_demo(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     assert main(["demo", "--output", str(tmp_path / "demo")]) == 0
     printed = capsys.readouterr().out
-    for name in ("clean", "noise", "low light", "fingerprints.png"):
+    for name in ("clean", "noise", "low light", "fingerprints.png", "compared.png"):
         assert name in printed
-    assert (tmp_path / "demo" / "fingerprints.png").stat().st_size > 50_000
+    for name in ("fingerprints.png", "degradations.png", "compared.png", "restored.png"):
+        assert (tmp_path / "demo" / name).stat().st_size > 50_000
+
+
+def test_demo_restores_a_photograph_of_ones_own_and_degrades_nothing(tmp_path, capsys):
+    photograph = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8))
+    photograph.save(tmp_path / "mine.png")
+    assert main(["demo", str(tmp_path / "mine.png"), "--output", str(tmp_path / "demo")]) == 0
+    assert sorted(file.name for file in (tmp_path / "demo").iterdir()) == ["compared.png", "restored.png"]
+    with Image.open(tmp_path / "demo" / "restored.png") as restored:
+        assert restored.size == (60, 40)
+    assert "mine.png, 60 x 40, restored in" in capsys.readouterr().out
+    assert main(["demo", str(tmp_path / "none.png"), "--output", str(tmp_path / "demo")]) == 2
+    assert "none.png" in capsys.readouterr().err
 
 
 def test_demo_refuses_a_file_as_folder_before_any_work(tmp_path, capsys):

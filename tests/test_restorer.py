@@ -376,5 +376,5 @@ def test_bad_settings_are_named():
     ):
         with pytest.raises(ValueError, match=message):
             Restorer(trained(1), device="cpu", **options)
-    with pytest.raises(FileNotFoundError, match="no checkpoint comes with this version"):
-        Restorer.from_pretrained()
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at 'elsewhere\.pt'"):
+        Restorer.from_pretrained("elsewhere.pt")

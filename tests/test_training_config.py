@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bdg_fast import SIZES
+from bdg_fast import SIZES, UNet
+from bdg_fast.models import SHIPPED
 from bdg_fast.schedule import STAGES
 from bdg_fast.training import TrainConfig, load_config
 from bdg_fast.training.config_stage import Losses, Stage
@@ -21,6 +22,12 @@ def test_the_files_of_the_project_are_good_and_come_back(name):
     config = load_config(ROOT / "configs" / f"{name}.yaml")
     assert build(TrainConfig, as_dict(config)) == config
     assert [*dict.fromkeys(stage.coefficients for stage in config.stages.values())] == list(STAGES)
+
+
+def test_the_shipped_network_is_what_its_settings_make():
+    config = load_config(ROOT / "configs" / "small.yaml")
+    assert UNet.from_pretrained(SHIPPED).config == config.network
+    assert {"lomiri-*", "gcompris-*"} <= set(config.data.exclude)  # what its card was measured on
 
 
 def test_the_published_configuration_is_the_paper_s():

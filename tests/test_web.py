@@ -285,6 +285,8 @@ def test_failures_of_the_network_are_told_without_details(visit, monkeypatch):
 def test_bad_arguments_are_named(capsys, checkpoint, monkeypatch):
     pytest.importorskip("gradio")
     assert main(["demo", "--web", "--checkpoint", str(checkpoint / "none")]) == 2
+    assert main(["demo", str(PHOTO), "--web", "--checkpoint", str(checkpoint)]) == 2
+    assert "IMAGE goes without --web" in capsys.readouterr().err
     assert main(["demo", "--web", "--checkpoint", str(checkpoint), "--time-limit", "0"]) == 2
     assert "--time-limit must be positive and finite, got 0" in capsys.readouterr().err
     assert main(["demo", "--web", "--checkpoint", str(checkpoint), "--port", "99999"]) == 2

@@ -67,7 +67,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("inputs", nargs="+", metavar="IN", help="image file, folder (and all below), or quoted glob")
     parser.add_argument("output", metavar="OUT", help="folder; for a single file also a file name")
-    parser.add_argument("--checkpoint", metavar="PATH", help="trained weights: folder or file (default: what comes along)")
+    parser.add_argument("--checkpoint", metavar="PATH", help="trained weights (default: what comes along)")
     parser.add_argument("--steps", type=int, help="network evaluations a picture (default: as the network was trained)")
     parser.add_argument(
         "--tile", type=int, metavar="PIXELS", help="largest side evaluated at once (default: by memory)"

@@ -21,10 +21,9 @@ LIMITS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the page's options to the demo's."""
+    """Add the page's options to the demo's, which has ``IMAGE`` and ``--checkpoint``."""
     group = parser.add_argument_group("web page")
     group.add_argument("--web", action="store_true", help="serve a page for pictures of one's own (extra: web)")
-    group.add_argument("--checkpoint", metavar="PATH", help="trained weights (default: those that come along)")
     group.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
     group.add_argument("--port", type=int, default=7860, help="default: 7860; 0 takes a free one")
     group.add_argument("--steps", type=int, help="network evaluations a picture (default: as trained, or 3)")
@@ -36,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Load the network and serve the page until it is interrupted."""
+    if arguments.image is not None:
+        raise ValueError(f"IMAGE goes without --web, whose visitors choose theirs in the page, got {arguments.image}")
     try:
         limits = Limits(**{name: getattr(arguments, name) for name in LIMITS})
     except ValueError as error:  # it begins with the name
