@@ -1,8 +1,8 @@
 """How often `bdg_fast.analysis` is right: ``python -m benchmarks.analysis_scores --photos DIR --manifest CSV``.
 
-On photographs that nothing was learned from: the held-out collections and the bundled ones. ``--pictures DIR`` adds
-larger pictures: files of whole photographs, halved and cut to several shapes. Prints tables in Markdown; about five
-minutes on one core.
+On photographs that nothing was learned from: the held-out collections and the bundled ones. ``--pictures`` adds
+larger pictures: folders of whole photographs, halved, and cut to several shapes. Prints the tables of the model card;
+about five minutes on one core.
 """
 
 from __future__ import annotations
@@ -144,6 +144,27 @@ def table_of_strange(analyser: Analyser, photographs: Sequence[Tensor]) -> str:
     return "\n".join(lines)
 
 
+def table_of_fixed(analyser: Analyser) -> str:
+    """Reports on two bundled photographs in every kind, at the middle of its range: the same every time."""
+    lines = ["| photograph | degraded by | kind | level | confidence | distance |", "|---" * 6 + "|"]
+    for path in bundled_photographs()[::7]:
+        photograph = as_unit_rgb(read_image(path))
+        for kind in KINDS:
+            level = level_of(kind, 0.5)
+            report = analyser(degraded(photograph[None], kind, level, 0)[0])
+            told = "" if report.level is None else f"{report.level:.2f}"
+            cells = (
+                path.stem,
+                f"{kind} {level:g}",
+                report.kind,
+                told,
+                f"{report.confidence:.3f}",
+                f"{report.distance:.3f}",
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def pictures_of(folder: Path) -> tuple[list[Tensor], list[Tensor]]:
     """Larger pictures, halved (what cameras make is soft pixel by pixel): cuts of `SHAPES`, and wholes."""
     cuts, wholes = [], []
@@ -165,7 +186,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, metavar="DIR", help="held-out ones among others")
     parser.add_argument("--manifest", type=Path, required=True, metavar="CSV", help="that of benchmarks.build_index")
-    parser.add_argument("--pictures", type=Path, metavar="DIR", help="larger photographs that nothing was learned from")
+    parser.add_argument(
+        "--pictures", type=Path, nargs="+", default=[], metavar="DIR", help="larger ones that nothing was learned from"
+    )
     parser.add_argument("--index", type=Path, metavar="FILE", help="default: what is shipped")
     arguments = parser.parse_args()
     analyser = Analyser.from_pretrained(arguments.index)
@@ -176,14 +199,14 @@ def main() -> None:
         "held-out, 256 x 256": list(cases(analyser, crops, draws=2)),
         "bundled, 256 x 256": list(cases(analyser, bundled, draws=6)),
     }
-    if arguments.pictures is not None:
-        cuts, wholes = pictures_of(arguments.pictures)
-        sets["512, several shapes"] = list(cases(analyser, cuts, draws=2))
-        sets["whole pictures"] = list(cases(analyser, wholes))
+    for folder in arguments.pictures:
+        cuts, wholes = pictures_of(folder)
+        sets[f"{folder.name}, 512 in several shapes"] = list(cases(analyser, cuts, draws=2))
+        sets[f"{folder.name}, whole"] = list(cases(analyser, wholes))
     every = [case for found in sets.values() for case in found]
     print(table_of_sets(sets), table_of_levels(sets), table_of_confusions(every), table_of_thirds(every), sep="\n\n")
     print(f"\nunknown, all sets: {100 * unknown([case.report for case in every]):.2f} %\n")
-    print(table_of_strange(analyser, crops[::2]))
+    print(table_of_strange(analyser, crops[::2]), table_of_fixed(analyser), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -38,9 +38,9 @@ CALIBRATION = 0.2
 """Share of the originals that calibrate."""
 DIMENSIONS, ENTRIES = 32, 4000
 """Of the projection, and of the index."""
-KNOWN = 0.96
+KNOWN = 0.98
 """Share of calibration pictures that lie within the threshold of the kind that is nearest."""
-EPOCHS, BATCH, RATE, DECAY = 16, 256, 2e-3, 1e-2
+EPOCHS, BATCH, RATE, DECAY = 10, 256, 2e-3, 1e-2
 LEVEL_WEIGHT, LEVEL_BEND = 3.0, 0.05
 """Of the loss of levels beside that of kinds, and where it turns from quadratic to linear."""
 

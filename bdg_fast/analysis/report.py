@@ -54,7 +54,7 @@ class Report:
         if self.kind == UNKNOWN:
             return (
                 f"Unlike all known degradations (distance {self.distance:.3f}, known up to {self.threshold:.3f}). "
-                f"The most similar is {_label(nearest)}."
+                f"The most similar kind is {_label(nearest)}."
             )
         what = _label(self.kind)
         found = what[0].upper() + what[1:]

@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(path, write)
-            except OSError as error:
+            except Exception as error:  # as above
                 failures.messages.append(f"{path}: not written: {error}")
     if arguments.json is not None and done:
         reports = [_plain(source, report) for source, report in done]
