@@ -54,6 +54,7 @@ BASES = ("mas_glcm", "pixelwise")  # what other ops may build on
 LIBRARIES = {"cpu": {"torch", "numpy", "numba", "llvmlite"}, "triton": {"torch", "triton"}, "spec": set()}
 PACKAGE = {
     "": {"texture", "data", "evaluation", "kernel", "models", "restorer", "sampler", "schedule"},
+    "analysis": {"data", "evaluation", "models", "texture"},
     "files": set(),
     "losses": set(),
     "metrics": set(),
@@ -82,7 +83,19 @@ PACKAGE = {
         "schedule",
         "transfers",
     },
-    "cli": {"", "backends", "texture", "data", "evaluation", "files", "kernel", "memory", "restorer", "training"},
+    "cli": {
+        "",
+        "analysis",
+        "backends",
+        "texture",
+        "data",
+        "evaluation",
+        "files",
+        "kernel",
+        "memory",
+        "restorer",
+        "training",
+    },
 }
 
 
@@ -153,6 +166,8 @@ def test_the_rules_refuse_what_they_should():
         ("evaluation", "training"),
         ("losses", "training"),
         ("training", "cli"),
+        ("analysis", "restorer"),
+        ("analysis", "cli"),
         ("", "cli"),
     ]:
         assert not allowed(importer, imported), (importer, imported)

@@ -83,10 +83,13 @@ class Fingerprint:
 
     def __call__(self, images: Tensor) -> Tensor:
         """``[B, C, H, W]`` to ``[B, D]``; a part of weight 0 is left out."""
-        parts = []
+        return self.join(*self.matrices(images))
+
+    def matrices(self, images: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Matrices ``[B, levels, levels]`` of gray levels and of the residual; None for a part of weight 0."""
+        gray = residual = None
         if self.gray_weight > 0:
             gray = mas_glcm(images, self.gray_angles, self.gray_scales, self.levels)
-            parts.append(self._vector(gray, self.gray_weight))
         if self.residual_weight > 0:
             residual = mas_glcm(
                 images,
@@ -96,8 +99,12 @@ class Fingerprint:
                 source="laplacian",
                 quantizer="companded",
             )
-            parts.append(self._vector(residual, self.residual_weight))
-        return torch.cat(parts, 1)
+        return gray, residual
+
+    def join(self, gray: Tensor | None, residual: Tensor | None) -> Tensor:
+        """The vectors ``[B, D]`` of such matrices, or of means of them."""
+        parts = ((gray, self.gray_weight), (residual, self.residual_weight))
+        return torch.cat([self._vector(matrix, weight) for matrix, weight in parts if matrix is not None], 1)
 
     def _vector(self, matrix: Tensor, weight: float) -> Tensor:
         return weight * F.normalize(matrix.flatten(1) ** self.power)
