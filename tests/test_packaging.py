@@ -44,7 +44,8 @@ def test_wheel_holds_every_module_and_nothing_else(wheel):
     expected = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("bdg_fast/**/*.py")}
     expected |= {f"bdg_fast/{p.relative_to(ROOT).as_posix()}" for p in ROOT.glob("kernels/**/*.py")}
     expected |= {p.relative_to(ROOT).as_posix() for p in ROOT.glob("bdg_fast/data/photos/*")}
-    expected |= {p.relative_to(ROOT).as_posix() for p in ROOT.glob("bdg_fast/models/analysis/*")}
+    for folder in ("data/real", "models/analysis", "models/small"):
+        expected |= {p.relative_to(ROOT).as_posix() for p in ROOT.glob(f"bdg_fast/{folder}/*")}
     expected.add("bdg_fast/py.typed")
     found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert found == expected
