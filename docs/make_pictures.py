@@ -69,7 +69,7 @@ def offsets() -> Figure:
     axis.set_yticks(range(0, 7, 2))
     axis.set(xlim=(-6.8, 6.8), ylim=(6.8, -0.8), aspect="equal", xlabel="dx", ylabel="dy")
     axis.set_title(
-        f"{ANGLES} angles x {SCALES} scales = {len(found)} offsets (dots) in {len(count)} pixels; numbers: met by so many",
+        f"{ANGLES} angles x {SCALES} scales = {len(found)} offsets (dots) in {len(count)} pixels; numbers: dots in one",
         fontsize=10,
     )
     return figure
@@ -132,10 +132,8 @@ def tiles() -> Figure:
         for other, (begin, end) in enumerate(columns):
             colour = (PURPLE, ORANGE, "#2b7bba")[(number + other) % 3]
             inset = 3 + 3 * ((number + other) % 3)
-            left.add_patch(
-                Rectangle((begin + inset, top + inset), end - begin - 2 * inset, bottom - top - 2 * inset, fill=False,
-                          edgecolor=colour, lw=2)  # fmt: skip
-            )
+            size = (end - begin - 2 * inset, bottom - top - 2 * inset)
+            left.add_patch(Rectangle((begin + inset, top + inset), *size, fill=False, edgecolor=colour, lw=2))
     left.set_title(f"{len(rows)} x {len(columns)} tiles of {tile} pixels", fontsize=10)
     like = torch.zeros(1)
     for number, (top, bottom) in enumerate(rows):
@@ -145,9 +143,8 @@ def tiles() -> Figure:
     middle.set_title(f"weights; overlap {OVERLAP} or more", fontsize=10)
     edges = [height]
     for step in range(3):  # a step has seen what the one before has finished
-        done = [(top, rows[n + 1][0] if n + 1 < len(rows) else height) for n, (top, _) in enumerate(rows)]
-        finished = max((end for (top, end), (_, bottom) in zip(done, rows, strict=True) if bottom <= edges[-1] - 1),
-                       default=0)  # fmt: skip
+        ends = [top for top, _ in rows[1:]]  # what no later tile adds to is finished
+        finished = max((end for end, (_, bottom) in zip(ends, rows, strict=False) if bottom < edges[-1]), default=0)
         right.add_patch(Rectangle((step + 0.1, 0), 0.8, finished, facecolor="#dddddd"))
         right.add_patch(Rectangle((step + 0.1, finished), 0.8, min(tile, edges[-1] - finished), facecolor=PURPLE))
         edges.append(finished)
