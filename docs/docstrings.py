@@ -16,6 +16,7 @@ def rewritten(text: str) -> str:
     text = re.sub(r":(?:func|class|data|meth|attr|mod|exc):`~?([^`]*)`", r"`\1`", text)
     text = re.sub(r"``(.+?)``", r"`\1`", text, flags=re.DOTALL)
     text = re.sub(r"^ {4}(The other arguments are those of)", r"\1", text, flags=re.MULTILINE)
+    text = re.sub(r"^=+ +=+\n(?:.*\n)*?=+ +=+$", lambda table: _indented(table[0]), text, flags=re.MULTILINE)
     head, mark, errors = text.partition("\nRaises:\n")
     if not mark:
         return text
@@ -23,6 +24,11 @@ def rewritten(text: str) -> str:
     items = re.split(rf"(?<=\.) (?={ERRORS}(?:, {ERRORS})*: )", " ".join(first.split()))
     rest = [re.sub(r"^ {4}", "", other, flags=re.MULTILINE) for other in others]
     return head + mark + "\n\n".join(["\n".join(f"    {item}" for item in items), *rest])
+
+
+def _indented(table: str) -> str:
+    """A table of Sphinx, as it is."""
+    return "\n".join(f"    {line}".rstrip() for line in table.splitlines() if not line.startswith("=="))
 
 
 class Docstrings(griffe.Extension):

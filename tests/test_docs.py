@@ -81,9 +81,12 @@ def test_pages_fetch_nothing_from_elsewhere(site):
 
 
 def test_the_reference_shows_docstrings(site):
-    page = (site / "reference/matrices.html").read_text(encoding="utf-8")
-    assert 'id="bdg_fast.mas_glcm"' in page and "Multi-angle multi-scale gray-level co-occurrence matrix" in page
-    assert ":func:" not in page and "``" not in page
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in (site / "reference").glob("*.html")}
+    assert 'id="bdg_fast.mas_glcm"' in pages["matrices"]
+    assert "Multi-angle multi-scale gray-level co-occurrence matrix" in pages["matrices"]
+    for name, page in pages.items():
+        for left in (":func:", ":class:", ":data:", ":meth:", "``", "====="):
+            assert left not in page, name
 
 
 def test_measurements_are_those_of_the_results(site):
