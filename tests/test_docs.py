@@ -122,6 +122,12 @@ def test_committed_pictures_are_those_that_the_code_draws(tmp_path):
         assert one.shape == other.shape and np.abs(one - other).mean() < 8, made.name  # fonts and colours differ a bit
 
 
+def test_links_work_where_the_repository_is_shown():
+    for page in (ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")):
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert "://" in link or (page.parent / link).exists(), (page.name, link)
+
+
 def blocks(page):
     """Language, title and text of a page's blocks of code."""
     return BLOCK.findall((DOCS / page).read_text(encoding="utf-8"))
