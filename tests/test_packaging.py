@@ -12,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import bdg_fast
+from bdg_fast.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 USE_KERNELS = (
@@ -75,10 +76,12 @@ def test_version_is_stated_once():
     assert importlib.metadata.version("bdg-fast") == bdg_fast.__version__
 
 
-def test_console_script(tmp_path):
+def test_console_script(tmp_path, capsys):
     script = Path(sys.executable).with_name("bdg-fast")
-    assert "usage: bdg-fast" in run(script, "--help", cwd=tmp_path)
     assert bdg_fast.__version__ in run(script, "--version", cwd=tmp_path)
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "usage: bdg-fast" in capsys.readouterr().out
 
 
 def test_extras_have_long_and_short_names(wheel):
