@@ -7,7 +7,7 @@ from typing import Any
 
 import griffe
 
-ERRORS = r"(?:[A-Z]\w*(?:Error|Skipped)|Skipped)"
+ERRORS = r"[A-Z]\w*(?:Error|Skipped)"
 """The name of an exception."""
 
 

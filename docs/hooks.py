@@ -5,6 +5,7 @@ Run by mkdocs (``hooks`` in mkdocs.yml). Nothing is fetched, and nothing of the 
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import tempfile
@@ -49,9 +50,9 @@ def measurements(folder: Path = RESULTS) -> str:
 
 def section(name: str, content: dict[str, Any]) -> str:
     """One file: where it was measured, then a table for everything that has rows."""
-    facts = {key: value for key, value in content.items() if not isinstance(value, dict | list)}
-    versions = content.get("versions", {})
-    told = [f"{_words(key)}: {_text(key, value)}" for key, value in {**facts, **versions}.items() if value is not None]
+    facts = {key: value for key, value in content.items() if not isinstance(value, dict) and not _rows(value)}
+    facts |= content.get("versions", {})
+    told = [f"{_words(key)}: {_text(key, value)}" for key, value in facts.items() if value not in (None, [])]
     parts = [f"## `{name}`", "; ".join(told)]
     for key, value in content.items():
         if key not in ELSEWHERE:
@@ -61,7 +62,7 @@ def section(name: str, content: dict[str, Any]) -> str:
 
 def _tables(title: str, value: Any) -> Iterator[str]:
     """Of lists of rows and of what names rows, at any depth."""
-    if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+    if _rows(value):
         groups: dict[str, list[dict[str, Any]]] = {}
         for row in value:
             groups.setdefault(str(row.get("group", title)), []).append(_flat(row, ("group", *ELSEWHERE)))
@@ -82,6 +83,10 @@ def _tables(title: str, value: Any) -> Iterator[str]:
             yield f"### {title}\n\n{_table([{**single, **_flat(flat)}], upright=True)}"
         for name, inner in deep.items():
             yield from _tables(title if name == "groups" else name, inner)
+
+
+def _rows(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(row, dict) for row in value)
 
 
 def _flat(row: dict[str, Any], without: tuple[str, ...] = (), before: str = "") -> dict[str, Any]:
@@ -125,4 +130,4 @@ def _text(key: str, value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(_text(key, each) for each in value)
     text = str(value)[:10] if key == "commit" else re.sub(r"^test_\w+\[(.*)\]$", r"\1", str(value))
-    return text.replace("|", "\\|").replace("\n", " ")
+    return html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")

@@ -98,15 +98,16 @@ def test_measurements_are_those_of_the_results(site):
 
 
 def test_tables_of_any_results():
+    pytest.importorskip("mkdocs")
     hooks = module("hooks")
     content = {
-        "device": "A GPU", "versions": {"torch": "2.15"}, "copy_bytes_per_second": 3e12, "left_out": [],
-        "glcm": [{"case": "a", "triton": {"ms": 0.123456}, "ratio": None}, {"case": "b", "error": "no | such"}],
+        "device": "A GPU", "versions": {"torch": "2.15"}, "copy_bytes_per_second": 3e12, "left_out": ["c"],
+        "glcm": [{"case": "a", "triton": {"ms": 0.123456}, "ratio": None}, {"case": "b", "error": "no | <such>"}],
         "groups": {"one": {"ours": {"median": 2.0}, "theirs": {"median": 4}}},
     }  # fmt: skip
     text = hooks.section("gpu.json", content)
-    assert "device: A GPU; copy MB per second: 3,000,000; torch: 2.15" in text
-    assert "| a | 0.1235 |  |" in text and "| b |  | no \\| such |" in text
+    assert "device: A GPU; copy MB per second: 3,000,000; left out: c; torch: 2.15" in text
+    assert "| a | 0.1235 |  |" in text and "| b |  | no \\| &lt;such&gt; |" in text
     assert "### one\n\n|  | median |\n|---|---|\n| ours | 2 |\n| theirs | 4 |" in text
 
 
