@@ -12,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import bdg_fast
+from bdg_fast.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 USE_KERNELS = (
@@ -77,10 +78,12 @@ def test_version_is_stated_once():
     assert importlib.metadata.version("bdg-fast") == bdg_fast.__version__
 
 
-def test_console_script(tmp_path):
+def test_console_script(tmp_path, capsys):
     script = Path(sys.executable).with_name("bdg-fast")
-    assert "usage: bdg-fast" in run(script, "--help", cwd=tmp_path)
     assert bdg_fast.__version__ in run(script, "--version", cwd=tmp_path)
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "usage: bdg-fast" in capsys.readouterr().out
 
 
 def test_extras_have_long_and_short_names(wheel):
@@ -88,7 +91,7 @@ def test_extras_have_long_and_short_names(wheel):
     (name,) = (name for name in file.namelist() if name.endswith(".dist-info/METADATA"))
     lines = file.read(name).decode().splitlines()
     extras = {line.partition(": ")[2] for line in lines if line.startswith("Provides-Extra")}
-    assert extras == {"evaluation", "eval", "training", "train", "wandb", "demo", "dev"}
+    assert extras == {"evaluation", "eval", "training", "train", "wandb", "demo", "docs", "dev"}
     needs = [line.partition(": ")[2] for line in lines if line.startswith("Requires-Dist")]
     for need, extra in (("pyiqa", "evaluation"), ("bdg-fast[evaluation]", "eval"), ("bdg-fast[training]", "train")):
         assert any(line.startswith(need) and re.search(f"extra == .{extra}.$", line) for line in needs), need
