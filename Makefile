@@ -11,7 +11,7 @@ JOBS ?= auto
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types pytest bench gpu-report clean
+.PHONY: demo test lint types pytest docs bench gpu-report clean
 
 demo: $(VENV)/.demo  ## the fingerprints of degraded photographs: a table and demo/fingerprints.png
 	$(VENV)/bin/bdg-fast demo
@@ -31,6 +31,9 @@ types: $(VENV)/.dev
 pytest: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -q -n $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
+docs: $(VENV)/.dev  ## the documentation as a site in site/; a warning fails it
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
+
 bench: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest benchmarks/ --benchmark-only
 
@@ -38,7 +41,7 @@ gpu-report:
 	$(GPU_PYTHON) -m benchmarks.gpu_report --out "$(OUT)"
 
 clean:
-	rm -rf $(VENV) .typecheck .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) site .typecheck .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
@@ -51,5 +54,5 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) -e '.[dev,demo]'
+	$(PIP) -e '.[dev,demo,docs]'
 	@touch $@

@@ -34,8 +34,10 @@ def report(monkeypatch):
     monkeypatch.setattr(bdg_fast, "mas_glcm", partial(bdg_fast.mas_glcm, **few))
     monkeypatch.setattr(bdg_fast, "local_mas_glcm", partial(bdg_fast.local_mas_glcm, **few))
     monkeypatch.setattr(gpu_glcm.peers, "torch_mean", partial(gpu_glcm.peers.torch_mean, offsets=glcm_offsets(**few)))
-    monkeypatch.setattr(
-        gpu_glcm, "_host_ms", lambda function, calls=20, host_ms=gpu_glcm._host_ms: host_ms(function, 1)
+    monkeypatch.setattr(  # really of what is not interpreted alone
+        gpu_glcm,
+        "_host_ms",
+        lambda function, calls=20, host_ms=gpu_glcm._host_ms: 1.0 if calls == 20 else host_ms(function, 1),
     )
     monkeypatch.setattr(gpu_glcm, "processors_and_clock", lambda: (132, 1e9))
     monkeypatch.setattr(gpu_report, "SOFT_CASES", ((1, 8),))
@@ -55,6 +57,10 @@ def report(monkeypatch):
     )
     tiny = training_speed.Case("T", 2, 8, "restoration")
     monkeypatch.setattr(training_speed, "GPU_CASES", (tiny,))
+    short = training_speed.training_cases
+    monkeypatch.setattr(  # a round of one step
+        training_speed, "training_cases", lambda device, cases, rounds, steps, *rest: short(device, cases, 1, 1, *rest)
+    )
     monkeypatch.setattr(training_speed, "SIZES", {"T": UNetConfig(width=8, multipliers=(1,))})
     rates = {"end_to_end": {"images_per_second": 90.0}, "network_only": {"images_per_second": 100.0}, "ratio": 0.9}
     monkeypatch.setattr(gpu_restore.throughput, "throughput", lambda options: rates)
@@ -112,10 +118,10 @@ def test_writes_what_it_measured(report, monkeypatch, tmp_path, capsys):
 
 
 def test_a_failed_test_fails_the_report_and_is_kept(report, monkeypatch, tmp_path):
-    from benchmarks import gpu_glcm, gpu_pixels, gpu_restore
+    from benchmarks import gpu_glcm, gpu_pixels, gpu_restore, training_speed
 
     cases = ((gpu_glcm, "CASES"), (gpu_glcm, "LOCAL"), (gpu_pixels, "CASES"), (report, "SOFT_CASES"))
-    for module, name in (*cases, (gpu_restore, "CASES")):
+    for module, name in (*cases, (gpu_restore, "CASES"), (training_speed, "GPU_CASES")):
         monkeypatch.setattr(module, name, ())
     monkeypatch.setattr(report, "run_tests", lambda seconds, files: {"exit_code": 1, "failed": 1, "tail": "E   assert"})
     assert run(report, monkeypatch, "--out", tmp_path) == 1

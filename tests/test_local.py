@@ -126,10 +126,11 @@ def test_compiles_and_checks():
 def test_feature_maps_compile_and_still_check():
     images = random_images((2, 1, 20, 24))
     compiled = torch.compile(local_texture_features, fullgraph=True, dynamic=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(images, 8, 4), local_texture_features(images, 8, 4))
+    props = ("contrast", "correlation", "entropy")  # each is traced for seconds
+    torch.testing.assert_close(compiled(images, 8, 4, props), local_texture_features(images, 8, 4, props))
     images[1, 0, 19, 23] = torch.nan
     with pytest.raises(ValueError, match=r"images must be finite .*images\[1\]"):
-        compiled(images, 8, 4)
+        compiled(images, 8, 4, props)
     torch.library.opcheck(torch.ops.bdg_fast.zero_if_finite.default, (images[:1],))
 
 

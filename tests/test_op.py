@@ -29,9 +29,8 @@ def test_opcheck(impl, normalize):
     torch.library.opcheck(op, arguments(images, images[:, 0] > 0.3, normalize, impl))
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_compiles_as_one_graph_for_any_size(backend):
-    @torch.compile(fullgraph=True, dynamic=True, backend=backend)
+def test_compiles_as_one_graph_for_any_size():
+    @torch.compile(fullgraph=True, dynamic=True, backend="aot_eager")
     def compiled(images, mask):
         return mas_glcm(images * 0.5, levels=16, mask=mask, symmetric=True) + 1
 
@@ -162,28 +161,19 @@ def test_works_in_a_forked_worker(photographs):
     assert torch.equal(torch.from_numpy(result), expected)
 
 
-def test_large_counts_do_not_overflow():
-    code = """
-import torch
-from bdg_fast import glcm
-image = torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(1, 1, 47000, 46000)  # no memory: all strides are 0
-counts = glcm(image, [(0, 0), (0, 1)], levels=2, normalize=False, impl="cpu")
-assert counts[0, 0, 0, 0] == 47000 * 46000 > 2**31, counts
-assert counts[0, 1, 0, 0] == 47000 * 45999, counts
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 def test_batch_larger_than_the_threads_equals_single_images(photographs):
     batch = photographs.repeat(4, 1, 1, 1)[:11]
     single = torch.cat([mas_glcm(image[None]) for image in batch])
     assert torch.equal(mas_glcm(batch), single)
 
 
-def test_far_offsets_of_a_large_image_stay_in_bounds():
+def test_large_images_neither_overflow_nor_leave_their_bounds():
     code = """
 import torch
 from bdg_fast import glcm
+image = torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(1, 1, 47000, 46000)  # no memory: all strides are 0
+counts = glcm(image, [(0, 1)], levels=2, normalize=False, impl="cpu")
+assert counts[0, 0, 0, 0] == 47000 * 45999 > 2**31, counts
 side = 27000
 image = torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(1, 1, side, side)
 torch.set_num_threads(1)

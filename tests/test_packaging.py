@@ -12,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import bdg_fast
+from bdg_fast.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 USE_KERNELS = (
@@ -44,7 +45,8 @@ def test_wheel_holds_every_module_and_nothing_else(wheel):
     expected = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("bdg_fast/**/*.py")}
     expected |= {f"bdg_fast/{p.relative_to(ROOT).as_posix()}" for p in ROOT.glob("kernels/**/*.py")}
     expected |= {p.relative_to(ROOT).as_posix() for p in ROOT.glob("bdg_fast/data/photos/*")}
-    expected |= {p.relative_to(ROOT).as_posix() for p in ROOT.glob("bdg_fast/models/analysis/*")}
+    for folder in ("data/real", "models/analysis", "models/small"):
+        expected |= {p.relative_to(ROOT).as_posix() for p in ROOT.glob(f"bdg_fast/{folder}/*")}
     expected.add("bdg_fast/py.typed")
     found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert found == expected
@@ -76,10 +78,12 @@ def test_version_is_stated_once():
     assert importlib.metadata.version("bdg-fast") == bdg_fast.__version__
 
 
-def test_console_script(tmp_path):
+def test_console_script(tmp_path, capsys):
     script = Path(sys.executable).with_name("bdg-fast")
-    assert "usage: bdg-fast" in run(script, "--help", cwd=tmp_path)
     assert bdg_fast.__version__ in run(script, "--version", cwd=tmp_path)
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "usage: bdg-fast" in capsys.readouterr().out
 
 
 def test_extras_have_long_and_short_names(wheel):
@@ -87,7 +91,7 @@ def test_extras_have_long_and_short_names(wheel):
     (name,) = (name for name in file.namelist() if name.endswith(".dist-info/METADATA"))
     lines = file.read(name).decode().splitlines()
     extras = {line.partition(": ")[2] for line in lines if line.startswith("Provides-Extra")}
-    assert extras == {"evaluation", "eval", "training", "train", "wandb", "demo", "web", "dev"}
+    assert extras == {"evaluation", "eval", "training", "train", "wandb", "demo", "docs", "web", "dev"}
     needs = [line.partition(": ")[2] for line in lines if line.startswith("Requires-Dist")]
     for need, extra in (("pyiqa", "evaluation"), ("bdg-fast[evaluation]", "eval"), ("bdg-fast[training]", "train")):
         assert any(line.startswith(need) and re.search(f"extra == .{extra}.$", line) for line in needs), need

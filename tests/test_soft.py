@@ -59,7 +59,7 @@ def test_gradcheck(impl, options, masked):
     )
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 14, 17), (1, 1, 1, 1), (3, 1, 7, 5), (0, 1, 8, 8), (1, 1, 0, 4)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 3, 14, 17), (1, 1, 1, 1), (2, 1, 7, 5), (0, 1, 8, 8), (1, 1, 0, 4)], ids=str)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("impl", FAST)
 def test_values_and_gradients_equal_the_reference(impl, shape, masked):
@@ -96,7 +96,7 @@ def test_float32_is_as_good_as_eager_float32(impl, photographs):
 def test_results_repeat_to_the_bit(impl, photographs):
     images = (photographs[:2, :, :40, :50].float() / 255).to(device_of(impl))
     runs = []
-    for _ in range(3):
+    for _ in range(2):
         leaf = images.clone().requires_grad_()
         out = soft_mas_glcm(leaf, impl=impl)
         out.square().sum().backward()

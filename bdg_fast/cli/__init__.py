@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"bdg-fast {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (restore, evaluate, analyse, train, glcm, probe, demo):
+    for command in (restore, analyse, evaluate, train, glcm, probe, demo):
         command.add_parser(subparsers)
     arguments = parser.parse_args(argv)
     try:
