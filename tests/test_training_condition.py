@@ -22,7 +22,7 @@ def run(output, parallel="ddp", until=None, **changes):
     values["ema"] = 0.5
     values["validation"] = {"every": 2, "crop": 16, "steps": 1}
     for name, stage in values["stages"].items():
-        stage |= {"steps": 2, "lr": 2e-4, "batch": 8, "accumulate": 2, "losses": TERMS[name]}
+        stage |= {"steps": 2, "lr": 5e-5, "batch": 8, "accumulate": 2, "losses": TERMS[name]}
     return Trainer(build(TrainConfig, values), source=pictures(), quiet=True).run(until)
 
 
