@@ -13,7 +13,7 @@ PIP := $(VENV)/bin/python -m pip install --disable-pip-version-check -c constrai
 
 .PHONY: demo test lint types pytest docs bench gpu-report clean
 
-demo: $(VENV)/.demo  ## the fingerprints of degraded photographs: a table and demo/fingerprints.png
+demo: $(VENV)/.demo  ## photographs restored, and fingerprints of degraded ones: tables, and pictures in demo/
 	$(VENV)/bin/bdg-fast demo
 
 test: lint types pytest  ## everything CI checks

@@ -203,7 +203,7 @@ class CompiledNetwork:
         # memory of its own: an element of a table lies at another offset every time
         time = (time[:1] if time.stride(0) == 0 else time).clone()
         if condition is not None:
-            condition = condition.clone()
+            condition = condition.expand(len(x), -1).clone()
             if several:
                 torch._dynamo.mark_dynamic(condition, 0)
         evaluate = _compiled(self.unet.config, self.device, self.dtype, several)

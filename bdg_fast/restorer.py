@@ -6,13 +6,12 @@ import contextlib
 import copy
 import os
 import warnings
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from .memory import free_memory, out_of_memory
 from .models import SHIPPED, UNet
 from .models.native import NativeUNet
 from .sampler import OFFICIAL, ResidualSampler
+from .streams import Restored, Stream, kind_of
 from .tiles import OVERLAP, STRIP, Counted, Progress, TiledNetwork
 from .transfers import Transfers
 
@@ -40,24 +40,6 @@ NOISES = 4
 """Sizes whose noise is kept."""
 KEPT_BYTES = 1 << 30
 """That the CPU engine may keep from one call to the next."""
-READERS, GPU_READERS = 2, min(16, os.cpu_count() or 1)
-"""Threads that read and decode pictures while the network works: on the same processors, or on a GPU."""
-AHEAD = 2
-"""Batches that a GPU has begun while results of the one before are made into pictures."""
-
-Items = Sequence[tuple[int, Any, "Picture"]]
-"""Number, source and what was read of it."""
-Begun = tuple[Items, Callable[[], list[Any]]]
-"""What is being restored, and what waits for it."""
-
-
-class Restored(NamedTuple):
-    """What :meth:`Restorer.stream` makes of one source."""
-
-    number: int  # of the source, in the order they came
-    source: Any
-    image: Any  # restored, of the type of the source; None if it failed
-    error: Exception | None
 
 
 class Restorer:
@@ -173,74 +155,8 @@ class Restorer:
 
         if batch < 1:
             raise ValueError(f"batch must be at least 1, got {batch}")
-        return self._stream(enumerate(images), batch, as_picture)
-
-    def _stream(self, sources: Iterator[tuple[int, Any]], batch: int, read: Any) -> Iterator[Restored]:
-        waiting: dict[object, list[tuple[int, Any, Picture]]] = {}  # by size; the first has waited longest
-        reading: deque[tuple[int, Any, Future[Picture]]] = deque()
-        begun: deque[Begun] = deque()
-        broken: Exception | None = None
-        count = READERS if self._transfers is None else GPU_READERS
-        with ThreadPoolExecutor(count) as readers, contextlib.ExitStack() as leaving:
-            leaving.callback(self._release)
-            leaving.callback(readers.shutdown, wait=False, cancel_futures=True)  # whoever stops early waits for no more
-            while True:
-                try:  # a whole batch is read while one is restored
-                    while broken is None and len(reading) < count + 2 * batch:
-                        index, source = next(sources)
-                        reading.append((index, source, readers.submit(read, source)))
-                except StopIteration:
-                    pass
-                except Exception as error:  # of the caller's iterable; what it gave before comes first
-                    broken = error
-                if not reading:
-                    break
-                index, source, future = reading.popleft()
-                try:
-                    picture = future.result()
-                except Exception as error:  # decoders raise many types; one file must not end the run
-                    yield from self._finish(begun)
-                    yield Restored(index, source, None, error)
-                    continue
-                together = waiting.setdefault(_kind(picture), [])
-                together.append((index, source, picture))
-                if len(together) == batch:
-                    del waiting[_kind(picture)]
-                    yield from self._together(together, begun)
-                elif sum(map(len, waiting.values())) > 2 * batch:
-                    yield from self._together(waiting.pop(next(iter(waiting))), begun)
-        for together in waiting.values():
-            yield from self._together(together, begun)
-        yield from self._finish(begun)
-        if broken is not None:
-            raise broken
-
-    def _together(self, items: Items, begun: deque[Begun]) -> Iterator[Restored]:
-        """Begin to restore pictures of one size; on a GPU they are finished when others have begun."""
-        try:
-            begun.append((items, self._begin([picture for _, _, picture in items])))
-        except Exception as error:  # as above
-            begun.append((items, partial(_raise, error)))
-        yield from self._finish(begun, 0 if self._transfers is None else AHEAD)
-
-    def _finish(self, begun: deque[Begun], keep: int = 0) -> Iterator[Restored]:
-        """Give back all but the last ``keep``. Where some fail, each alone, so that none fails for another."""
-        while len(begun) > keep:
-            items, finish = begun.popleft()
-            try:
-                images = finish()
-            except Exception as error:  # as above
-                if len(items) == 1:
-                    index, source, _ = items[0]
-                    yield Restored(index, source, None, error)
-                    continue
-                for item in items:
-                    alone: deque[Begun] = deque()
-                    yield from self._together([item], alone)
-                    yield from self._finish(alone)
-                continue
-            for (index, source, _), image in zip(items, images, strict=True):
-                yield Restored(index, source, image, None)
+        on_gpu = self._transfers is not None
+        return Stream(self._begin, as_picture, batch, on_gpu=on_gpu, leave=self._release).restored(enumerate(images))
 
     def batch(self, pictures: Sequence[Picture]) -> list[Any]:
         """Restore several pictures; those of one size together."""
@@ -250,7 +166,7 @@ class Restorer:
         """Begin :meth:`batch`; what is returned waits for its results."""
         kinds: dict[object, list[int]] = {}
         for index, picture in enumerate(pictures):
-            kinds.setdefault(_kind(picture), []).append(index)
+            kinds.setdefault(kind_of(picture), []).append(index)
         parts = []
         for indices in kinds.values():
             first = pictures[indices[0]]
@@ -408,12 +324,3 @@ class Restorer:
         free = free_memory(self.device) + (self._native.held if self._native is not None else 0)
         side = int((free / 2 / each) ** 0.5)
         return min(max(side // 16 * 16, 2 * OVERLAP + 16), LARGEST_TILE)
-
-
-def _kind(picture: Picture) -> object:
-    """Pictures of one kind can be restored together."""
-    return picture.pixels.shape[1:], picture.pixels.dtype
-
-
-def _raise(error: Exception) -> NoReturn:
-    raise error

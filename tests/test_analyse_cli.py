@@ -76,8 +76,8 @@ def test_pictures_and_reports_of_each(folder, tmp_path):
 def test_results_within_a_folder_are_no_inputs(folder):
     pytest.importorskip("matplotlib")
     for _ in range(2):
-        assert analyse(folder, "--output", folder / "reports", "--force") == 0
-    assert len(list(folder.rglob("*.json"))) == 2
+        assert analyse(folder, "--output", folder / "reports", "--plot", folder / "plots", "--force") == 0
+    assert len(list(folder.rglob("*.json"))) == 2 and len(list((folder / "plots").rglob("*.png"))) == 2
 
 
 def test_a_picture_by_name(folder, tmp_path):
@@ -95,6 +95,7 @@ def test_a_picture_by_name(folder, tmp_path):
         (("images", "--output", "there.json"), "--output must name a folder"),
         (("images/one.jpg", "images/copy/one.jpg", "--output", "out"), "would be written twice"),
         (("pngs/a.png", "--plot", "pngs"), "must not replace an input"),
+        (("images/one.jpg", "--json", "pngs/one.json", "--output", "pngs"), "would be written twice: of --json and of"),
         (("images", "--json", "there.json"), "exists; --force replaces it"),
         (("images", "--plot", "done"), "exists; --force replaces it"),
         (("images", "--index", "missing"), "path must name a file of an index"),

@@ -1,6 +1,7 @@
 """`bdg-fast restore` as a user meets it."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,10 +168,16 @@ def test_a_single_file_to_a_folder_with_a_dot(photos, tmp_path, checkpoint):
     assert (tmp_path / "out.v2" / "a.png").exists()
 
 
+def test_without_a_checkpoint_it_is_the_one_that_comes_along(photos, tmp_path, checkpoint, monkeypatch):
+    monkeypatch.setattr("bdg_fast.restorer.SHIPPED", Path(checkpoint))
+    assert run(photos / "a.png", tmp_path / "shipped.png") == 0
+    assert run(photos / "a.png", tmp_path / "named.png", "--checkpoint", checkpoint) == 0
+    assert (tmp_path / "shipped.png").read_bytes() == (tmp_path / "named.png").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--checkpoint must name trained weights"),
         (["--checkpoint", "nowhere.pt"], "no checkpoint at 'nowhere.pt'"),
         (["--checkpoint", "MODEL", "--steps", "0"], "steps must be in 1..1000, got 0"),
         (["--checkpoint", "MODEL", "--tile", "10"], "tile must be more than twice"),

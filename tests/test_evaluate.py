@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,22 @@ def test_two_methods_are_compared_image_by_image(pairs, checkpoint, capsys):
     assert np.abs(np.diff(result[0])).mean() < np.abs(np.diff(result[1])).mean() / 2
     text = (out / "report.md").read_text(encoding="utf-8")
     assert "## theirs minus ours, on the same images" in text and "+" in text
+
+
+def test_networks_take_as_many_steps_as_they_were_trained_for(pairs, checkpoint):
+    once = pairs / "once"
+    unet = UNet.from_pretrained(checkpoint)
+    unet.config = replace(unet.config, sampler_steps=1)
+    unet.save_pretrained(once)
+    data = ("--input", pairs / "noisy", "--target", pairs / "clean", "--pictured", 0)
+    assert run(*data, "--checkpoint", f"a={checkpoint}", "--checkpoint", f"b={once}", "--output", pairs / "own") == 0
+    assert run(*data, "--checkpoint", f"b={checkpoint}", "--steps", 1, "--output", pairs / "one") == 0
+    means = [
+        {row["method"]: row["mean"] for row in table(pairs / name / "means.csv") if row["metric"] == "psnr"}
+        for name in ("own", "one")
+    ]
+    assert means[0]["b"] == means[1]["b"] != means[0]["a"]
+    assert "steps as trained" in (pairs / "own" / "report.md").read_text()
 
 
 def test_a_second_run_measures_what_is_missing(pairs, checkpoint, capsys):

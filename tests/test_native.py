@@ -34,6 +34,12 @@ def test_tiles_do_not_depend_on_what_came_before(monkeypatch):
     assert torch.equal(restorer.restore(pixels), first)
 
 
+def test_memory_of_the_engine_is_freed_after_pictures_that_waited_for_company():
+    restorer = engine_restorer()
+    assert len(list(restorer.stream([torch.zeros(3, 32, 32)], batch=2))) == 1
+    assert restorer._network.held == 0
+
+
 def test_memory_of_the_engine_is_freed_after_a_stream_and_above_a_limit(monkeypatch):
     restorer = engine_restorer()
     picture = np.zeros((48, 64, 3), np.uint8)

@@ -145,7 +145,11 @@ def test_files_of_the_machine_are_given_to_nobody(visitors):
         answer = visitor.get(f"{API}file={named}")
         # 404: httpx itself resolves plain ".."
         assert answer.status_code in (403, 404) and b"root:" not in answer.content, named
-    assert "data" not in call(visitor, 0, __file__)
+    for named in (__file__, "/dev/zero", "http://elsewhere.invalid/a.png"):  # the fixture sees who is looked for
+        assert "file is gone" in json.dumps(call(visitor, 0, named)), named
+    (root,) = {parent for parent in Path(path).parents if parent.name.startswith("bdg-fast-web-")}
+    assert not [*root.rglob(Path(__file__).name)]  # nothing is copied
+    assert visitor.post(f"{API}queue/join", content=b"[" * 90_000).status_code == 400
 
 
 def test_addresses_without_use_are_refused(visitors):

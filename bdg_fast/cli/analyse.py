@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         from bdg_fast.evaluation.figures import require_matplotlib
 
         require_matplotlib()
-    jobs = plan(arguments.paths, arguments.plot, arguments.output, arguments.force)
+    jobs = plan(arguments.paths, arguments.plot, arguments.output, arguments.force, arguments.json)
     analyser = Analyser.from_pretrained(arguments.index)
     failures = Failures("not analysed")
     done: list[tuple[Path, Report]] = []
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     return failures.report()
 
 
-def plan(paths: list[str], plot: Path | None, output: Path | None, force: bool) -> list[Job]:
+def plan(paths: list[str], plot: Path | None, output: Path | None, force: bool, reports: Path | None) -> list[Job]:
     """What is written of which image; folders keep their layout.
 
     Raises:
@@ -116,11 +116,12 @@ def plan(paths: list[str], plot: Path | None, output: Path | None, force: bool) 
         if folder is not None and (folder.is_file() or folder.suffix.lower() in (".jpg", ".jpeg", ".json")):
             ends = f", or a file that ends in {' or '.join(PICTURES)}" if option == "--plot" else ""
             raise ValueError(f"{option} must name a folder{ends}, got {folder}")
+    folders = [folder for folder in (None if one_picture else plot, output) if folder is not None]
     jobs: dict[Path, Job] = {}
     for argument in paths:
         root = Path(argument) if Path(argument).is_dir() else None
         for file in list_images([argument]):
-            if output is not None and root is not None and file.resolve().is_relative_to(output.resolve()):
+            if root is not None and any(file.resolve().is_relative_to(folder.resolve()) for folder in folders):
                 continue  # earlier results are no inputs
             below = file.relative_to(root) if root else Path(file.name)
             pictures = [plot] if plot is not None and one_picture else []
@@ -131,10 +132,12 @@ def plan(paths: list[str], plot: Path | None, output: Path | None, force: bool) 
             report = None if output is None else output / below.with_suffix(".json")
             jobs.setdefault(file, Job(file, report, tuple(pictures)))
     if not jobs:
-        raise ValueError(f"IMAGE names no image outside of --output, {output}")
+        raise ValueError(f"IMAGE names no image outside of {' and '.join(map(str, folders))}, where results go")
     if one_picture and len(jobs) > 1:
         raise ValueError(f"--plot must be a folder for several images ({len(jobs)}), got {plot}")
     sources, written = {file.resolve() for file in jobs}, dict[Path, Path]()
+    if reports is not None:
+        written[reports.resolve()] = Path("--json")
     for job in jobs.values():
         for path in (*job.pictures, *((job.report,) if job.report else ())):
             if path.resolve() in sources:

@@ -101,7 +101,7 @@ def add_parser(subparsers: Any) -> None:
     how.add_argument("--crop", type=int, metavar="PIXELS", help="cut off each side before measuring (default likewise)")
     how.add_argument("--ssim", choices=SSIMS, help="whose SSIM (default pyiqa's, or as the protocol has it)")
     run_ = parser.add_argument_group("how it runs")
-    run_.add_argument("--steps", type=int, default=3, help="network evaluations an image (default 3)")
+    run_.add_argument("--steps", type=int, help="network evaluations an image (default: as each network was trained)")
     run_.add_argument("--tile", type=int, metavar="PIXELS", help="largest side evaluated at once (default: by memory)")
     run_.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps ...")
     run_.add_argument("--dtype", choices=("auto", *DTYPES), default="auto")
@@ -142,7 +142,8 @@ def run(arguments: argparse.Namespace) -> int:
     failures.messages += lost
     rows, summaries = _evaluate(arguments, title, settings, cases, methods, measures, failures)
     own = settings != base or arguments.limit is not None
-    told = ", ".join(f"{name} {getattr(arguments, name)}" for name in ("steps", "seed", "dtype", "backend"))
+    steps = "as trained" if arguments.steps is None else arguments.steps
+    told = ", ".join(f"{name} {getattr(arguments, name)}" for name in ("seed", "dtype", "backend"))
     report = Report(
         title=f"Evaluation: {arguments.protocol or 'own images'}",
         facts={
@@ -151,7 +152,7 @@ def run(arguments: argparse.Namespace) -> int:
             "PSNR and SSIM": f"{settings.color}, border {settings.crop}, SSIM of {settings.ssim}",
             **({"settings from": protocol.source} if protocol is not None else {}),
             **({"published numbers": OWN} if protocol is not None and own else {}),
-            "restorers": told,
+            "restorers": f"steps {steps}, {told}",
             "bdg_fast": __version__,
         },
         metrics={measure.name: measure.lower_better for measure in measures},

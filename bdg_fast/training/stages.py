@@ -87,7 +87,12 @@ class Parts(nn.Module):
             used += ["of_features.", "temperature."]
         if "classification" in weights:
             used.append("classifier.")
-        return {name: p for name, p in self.named_parameters() if name.startswith(tuple(used))}
+        unused = ("unet.condition.",) if stage.coefficients == "generation" else ()  # where nothing is degraded
+        return {
+            name: p
+            for name, p in self.named_parameters()
+            if name.startswith(tuple(used)) and not name.startswith(unused)
+        }
 
 
 class StageModule(nn.Module):

@@ -25,7 +25,7 @@ API = "/gradio_api/"
 PAGES = ("/", "/config", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json")
 FOLDERS = ("/assets/", "/static/")
 CALLS = ("queue/join", "queue/data", "upload", "upload_progress", "cancel", "startup-events", "theme.css")
-FILE, ALIVE = f"{API}file=", f"{API}heartbeat/"
+FILE, ALIVE, JOIN = f"{API}file=", f"{API}heartbeat/", f"{API}queue/join"
 OVERHEAD = 100_000
 """Bytes of a request, beside the file in it."""
 HEADERS = {
@@ -84,6 +84,8 @@ class Guard:
             await PlainTextResponse(why, status)(scope, receive, send_guarded)
         elif path == f"{API}upload":
             await self._upload(secret, scope, receive, send_guarded)
+        elif path == JOIN:
+            await self._join(secret, scope, receive, send_guarded)
         else:
             await self.app(scope, receive, send_guarded)
 
@@ -126,6 +128,37 @@ class Guard:
             await send({"type": "http.response.body", "body": body})
 
         await self.app(scope, receive, send_told)
+
+    async def _join(self, secret: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a job know this session's files alone: gradio fetches any address and copies any file that it names."""
+        body, more = b"", True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        try:
+            told = await run_in_threadpool(self._own, secret, json.loads(body))
+            body = json.dumps(told).encode()
+        except (ValueError, RecursionError):
+            await PlainTextResponse("A job must be JSON.", 400)(scope, receive, send)
+            return
+        kept = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
+        scope = {**scope, "headers": [*kept, (b"content-length", str(len(body)).encode())]}
+        rest: list[Message] = [{"type": "http.request", "body": body}]
+
+        async def receive_own() -> Message:
+            return rest.pop() if rest else await receive()
+
+        await self.app(scope, receive_own, send)
+
+    def _own(self, secret: str, value: Any) -> Any:
+        """``value`` with None for every file that is another's, at any depth."""
+        if isinstance(value, dict):
+            if "path" in value and not self.sessions.owns(secret, Path(str(value["path"]))):
+                return None
+            return {key: self._own(secret, inner) for key, inner in value.items()}
+        return [self._own(secret, inner) for inner in value] if isinstance(value, list) else value
 
 
 def _paths(answer: bytes) -> list[Path]:
