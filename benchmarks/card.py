@@ -66,7 +66,7 @@ def main() -> int:
     parser.add_argument("--photographs", type=Path, help="folder of further clean photographs that were not trained on")
     parser.add_argument("--pattern", nargs="+", default=["*"], help="file names in it")
     parser.add_argument("--count", type=int, default=24, help="of them, at most (default 24)")
-    parser.add_argument("--train", type=Path, help="folder of training photographs, to fit the readout on")
+    parser.add_argument("--train", type=Path, help="folder of photographs for the readout; --pattern is left out")
     parser.add_argument("--out", type=Path, default=Path("runs/card"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,12 @@ def main() -> int:
         content["readout"] = {}
         test = [file for files in sets.values() for file in files]
         unet = UNet.from_pretrained(arguments.checkpoint)
-        train, kinds = spread(list_images([arguments.train]), READOUT_TRAIN), (CLEAN, *KINDS)
+        known_files = [
+            file
+            for file in list_images([arguments.train])
+            if not any(fnmatch.fnmatch(file.name, each) for each in arguments.pattern if arguments.photographs)
+        ]
+        train, kinds = spread(known_files, READOUT_TRAIN), (CLEAN, *KINDS)
         features: dict[str, Represent] = {"bottleneck": bottleneck(unet, ResidualSampler.of(unet.config))}
         if unet.condition is not None:
             features["told of the fingerprint"] = lambda x, seeds: unet.told(x)
