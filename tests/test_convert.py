@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from bdg_fast import Restorer
 from bdg_fast.data.convert import as_picture
@@ -108,6 +109,17 @@ def test_metadata_behind_the_pixels_of_a_png(tmp_path):
     (tmp_path / "a.png").write_bytes(content[:at] + content[end:-12] + content[at:end] + content[-12:])  # before IEND
     same = Identity()(Image.open(tmp_path / "a.png"))  # not loaded yet
     assert np.array_equal(np.array(same), np.array(image)) and "exif" in same.info
+
+
+@pytest.mark.parametrize("name", ["exif", "icc_profile", "dpi"])
+def test_texts_of_a_png_file_that_are_called_like_data_change_nothing(name, tmp_path):
+    texts = PngInfo()
+    texts.add_text(name, "a text")
+    image = picture("RGB")
+    image.save(tmp_path / "a.png", pnginfo=texts)
+    same = Identity()(tmp_path / "a.png")
+    assert np.array_equal(np.array(same), np.array(image)) and not isinstance(same.info.get(name), str)
+    same.save(tmp_path / "b.png", **same.info)
 
 
 def test_floating_images_may_overshoot_a_little():

@@ -144,6 +144,14 @@ def test_a_second_run_measures_what_is_missing(pairs, checkpoint, capsys):
     assert "input: 5 of 5" in captured and "ours:" not in captured
 
 
+def test_measuring_a_part_forgets_nothing_of_the_whole(pairs, capsys):
+    arguments = ("--input", pairs / "noisy", "--target", pairs / "clean", "--output", pairs / "report")
+    assert run(*arguments) == run(*arguments, "--limit", 2) == 0
+    assert "input: 2 of 2 are there already" in capsys.readouterr().out
+    assert run(*arguments) == 0
+    assert "input: 5 of 5 are there already" in capsys.readouterr().out
+
+
 def test_an_interrupted_run_goes_on(pairs, monkeypatch, capsys):
     measured = []
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from bdg_fast import __version__
+from bdg_fast.data.images import ImageReadError
 
 from . import analyse, demo, evaluate, glcm, probe, restore, train
 
@@ -37,6 +38,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("bdg-fast: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, RuntimeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, RuntimeError, OSError, ImportError, ImageReadError) as error:
         print(f"bdg-fast: {error}", file=sys.stderr)
         return 2

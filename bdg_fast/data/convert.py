@@ -14,8 +14,8 @@ from torch import Tensor
 
 from .images import ORIENTATION, UPRIGHT, open_image, turn_of
 
-KEPT = ("icc_profile", "exif", "dpi")
-"""Entries of ``Image.info`` that stay with a picture."""
+KEPT = {"icc_profile": bytes, "exif": bytes, "dpi": tuple}
+"""Entries of ``Image.info`` that stay with a picture, and their types: a PNG file may have texts of these names."""
 ROTATE = Image.Transpose
 INVERSE = {ROTATE.ROTATE_90: ROTATE.ROTATE_270, ROTATE.ROTATE_270: ROTATE.ROTATE_90}
 """Of the turns that are not their own inverse."""
@@ -148,7 +148,7 @@ def _from_array(image: np.ndarray) -> Picture:
 
 def _from_pil(image: Image.Image) -> Picture:
     image.load()  # PNG files may tell orientation and profile behind their pixels
-    kept = {key: image.info[key] for key in KEPT if key in image.info}
+    kept = {key: image.info[key] for key, kind in KEPT.items() if isinstance(image.info.get(key), kind)}
     turn = turn_of(image)  # from XMP too, which is not kept
     told = turn is not None and UPRIGHT.get(_orientation(kept.get("exif"))) is turn
     if image.mode == "F":

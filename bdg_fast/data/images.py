@@ -140,8 +140,11 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:
-    """What turns an image upright; None if it is."""
-    return UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
+    """What turns an image upright; None if it is, or its EXIF data are damaged."""
+    try:
+        return UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # Pillow raises many types on them; the pixels may be good
+        return None
 
 
 def _opened(path: str | os.PathLike[str] | io.BytesIO) -> Image.Image:

@@ -40,6 +40,7 @@ class Store:
         self.folder, self._settings, self._force = folder, json.loads(json.dumps(settings)), force
         self._images = None if folder is None or not images else folder / "images"
         self._written: set[Path] = set()
+        self._others: dict[str, list[Any]] = {}  # what was measured of cases that are not asked for now
         self._last = time.monotonic()
 
     def known(self, method: str, identity: object, cases: Sequence[Case]) -> list[Row]:
@@ -53,8 +54,10 @@ class Store:
             return []
         if not isinstance(content, dict) or content.get("key") != self._key(identity):
             return []
-        by_key = {(row["degradation"], row["set"], row["image"]): row["scores"] for row in content["images"]}
-        rows = [Row(case, by_key[case.key]) for case in cases if case.key in by_key]
+        by_key = {(row["degradation"], row["set"], row["image"]): row for row in content["images"]}
+        asked = {case.key for case in cases}
+        self._others[method] = [row for key, row in by_key.items() if key not in asked]
+        rows = [Row(case, by_key[case.key]["scores"]) for case in cases if case.key in by_key]
         return [row for row in rows if self._images is None or self._file(method, row.case).is_file()]
 
     def save(self, method: str, identity: object, rows: Iterable[Row], *, now: bool = True) -> None:
@@ -68,6 +71,7 @@ class Store:
             for row in rows
             if not any(math.isnan(value) for value in row.scores.values())
         ]
+        images += self._others.get(method, [])
         content = json.dumps({"key": self._key(identity), "images": images}, indent=1)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda file: file.write_text(content, encoding="utf-8"))

@@ -1,6 +1,7 @@
 """What reads fingerprints in training: matrices of a batch, an encoder, projections, a classifier of degradation.
 
-Inference needs none of this: it teaches the UNet's inner features to tell degradations apart (`bdg_fast.losses`).
+It teaches the UNet's inner features to tell degradations apart (`bdg_fast.losses`). Inference needs none of it,
+but in a conditional network, which has a fingerprint and an encoder within (`bdg_fast.models.condition`).
 """
 
 from __future__ import annotations
