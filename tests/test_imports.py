@@ -83,6 +83,7 @@ PACKAGE = {
         "schedule",
         "transfers",
     },
+    "table": {"analysis", "data", "files"},
     "web": {"analysis", "data", "files", "restorer"},
     "cli": {
         "",
@@ -95,6 +96,7 @@ PACKAGE = {
         "kernel",
         "memory",
         "restorer",
+        "table",
         "training",
         "web",
     },
@@ -173,6 +175,7 @@ def test_the_rules_refuse_what_they_should():
         ("", "cli"),
         ("", "web"),
         ("web", "cli"),
+        ("table", "cli"),
         ("restorer", "web"),
     ]:
         assert not allowed(importer, imported), (importer, imported)
