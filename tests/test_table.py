@@ -56,9 +56,8 @@ def test_rows_are_the_images_and_their_fingerprints(photos, tmp_path, format, ca
     # those of a folder, then of the folders below
     assert keys == [str(path) for place in (photos, photos / "more") for path in sorted(place.glob("*.*g"))]
     assert [len(vectors) for vectors in table.vectors()] == [4, 4, 3]
-    for key, width, height, vector in zip(
-        keys, *(table.column(name, range(11)) for name in ("width", "height")), torch.cat([*table.vectors()]), strict=True
-    ):
+    sizes = [table.column(name, range(11)) for name in ("width", "height")]
+    for key, width, height, vector in zip(keys, *sizes, torch.cat([*table.vectors()]), strict=True):
         image = read_image(key)
         assert (height, width) == tuple(image.shape[1:])
         assert torch.equal(vector, fingerprint(image[None])[0])
@@ -109,8 +108,9 @@ def test_shards_lists_and_files_make_the_same_rows(photos, tmp_path):
 
 KILLED = """
 import os, signal, sys
+import bdg_fast.table
 from bdg_fast.cli import main
-from bdg_fast.table import build
+build = sys.modules["bdg_fast.table.build"]
 write, count = build.write_part, 0
 def killing(path, *rest):
     global count
@@ -121,7 +121,7 @@ def killing(path, *rest):
     write(path, *rest)
 build.write_part = killing
 main(sys.argv[1:])
-""".replace("from bdg_fast.table import build", "import bdg_fast.table.build\nbuild = sys.modules['bdg_fast.table.build']")
+"""
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -18,9 +18,9 @@ EXAMPLES = """examples:
   bdg-fast fingerprints list.txt --output table/ --project --analyse   33 numbers an image; kind, level, confidence
   torchrun --nproc-per-node 8 -m bdg_fast.cli fingerprints photos/ --output table/   on 8 processors
 
-A list (.txt) has a path on each line, from its own folder. The table is a folder of files of up to --per-part images and
-a manifest. The same command goes on where it stopped; the finished table is that of an uninterrupted run. Images of the
-same name are taken for the same. Pictures have at least 32 x 32 pixels.
+A list (.txt) has a path on each line, from its own folder. The table is a folder of files of up to --per-part images
+each and a manifest. The same command goes on where it stopped; the finished table is that of an uninterrupted run.
+Images of the same name are taken for the same. Pictures have at least 32 x 32 pixels.
 
 exit code: 0 done, 1 some images failed (named at the end; the rest is done), 2 bad usage
 """
@@ -31,7 +31,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "fingerprints",
         help="a table of the fingerprints of a collection, of any size",
-        description="Fingerprints of all images of a collection as a table, in constant memory. Resumes where it stopped.",
+        description="A table of the fingerprints of all images, in constant memory. Resumes where it stopped.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -19,13 +19,14 @@ EXAMPLES = """examples:
   bdg-fast search table/ photo.jpg                    the 10 images whose fingerprints are nearest
   bdg-fast search table/ photos/ --top 3 --output near.csv
   bdg-fast search table/ --duplicates                 pairs that may show the same
-  bdg-fast search table/ --duplicates --threshold 0.02 --backend faiss   large tables (extra: table)
+  bdg-fast search table/ --duplicates --threshold 0.03 --backend faiss   large tables (extra: table)
 
 What is near is degraded alike, first of all: docs/howto/collections.md tells how often. Pairs are to be looked at.
 
 exit code: 0 done, 1 some images could not be read (named at the end; the rest is done), 2 bad usage
 """
-THRESHOLD = 0.1
+THRESHOLD = 0.05
+"""Of pairs: below it nearly all of a few hundred photographs' pairs were copies (docs/howto/collections.md)."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -40,7 +41,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("table", type=Path, metavar="TABLE", help="folder of a finished table")
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="image file, folder, or quoted glob")
     parser.add_argument("--top", type=int, default=10, metavar="N", help="neighbours of each image (default 10)")
-    parser.add_argument("--duplicates", action="store_true", help="pairs of the table's images that are near each other")
+    parser.add_argument("--duplicates", action="store_true", help="pairs of images of the table that are near")
     parser.add_argument(
         "--threshold", type=float, metavar="D", help=f"largest distance (default: none; with --duplicates {THRESHOLD})"
     )

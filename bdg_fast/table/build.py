@@ -92,7 +92,7 @@ def build(
         built.failures += [message for _, message in note["failures"]]
         record.append({"file": path.name, "rows": note["rows"], "failed": len(note["failures"])})
     if not record and world == 1:
-        raise FileNotFoundError(f"no image in {', '.join(map(os.fspath, inputs))}")
+        raise FileNotFoundError(f"no image in {', '.join(str(given) for given in inputs)}")
     built.complete = _finish(folder, rank, world, record)
     return built
 
@@ -190,7 +190,7 @@ def _finish(folder: Path, rank: int, world: int, record: list[dict[str, Any]]) -
         key=lambda part: str(part["file"]),
     )
     names = {part["file"] for part in parts} | {path.name for path in records}
-    # of inputs that were, of another format, of another number of processes; what killed runs left is only known with one
+    # of inputs that were, of another format or number of processes; with several, a .bdg- file may be another's in work
     for pattern in ("part-*", ".shard-*") + ((".bdg-*",) if world == 1 else ()):
         for path in folder.glob(pattern):
             if path.name not in names:

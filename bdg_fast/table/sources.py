@@ -35,8 +35,8 @@ def parts_of(inputs: Sequence[str], size: int, rank: int = 0, world: int = 1) ->
     """Names of parts and their images, in the order of the inputs.
 
     Args:
-        inputs: folders (searched to any depth for images and tar files), image files, tar files, lists (``.txt``: a path
-            on each line, from the list's folder), or globs. Hidden files of a folder and of a tar file are left out.
+        inputs: folders (searched to any depth for images and tar files), image files, tar files, lists (``.txt``: a
+            path on each line, from the list's folder), or globs. Hidden files of folders and tar files are left out.
         size: images of a part, at most; tar files begin a part of their own.
         rank, world: which share of the files: a tar file, or ``size`` image files, goes to one process.
 
@@ -44,7 +44,7 @@ def parts_of(inputs: Sequence[str], size: int, rank: int = 0, world: int = 1) ->
         FileNotFoundError: an input that matches nothing; raised at once, before the first part.
     """
     for given in inputs:
-        if not (given and (Path(given).exists() or glob.has_magic(given) and glob.glob(given, recursive=True))):
+        if not (given and (Path(given).exists() or (glob.has_magic(given) and glob.glob(given, recursive=True)))):
             raise FileNotFoundError(f"no such file, folder or match: {given!r}")
     return _parts(inputs, size, rank, world)
 
