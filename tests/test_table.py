@@ -288,7 +288,9 @@ def test_search_finds_the_image_itself_first(photos, table, tmp_path, capsys):
     assert [line.split(",")[0] for line in output.read_text().splitlines()] == ["image", str(photo)]
 
 
-def test_exact_distances_are_those_of_all_rows(table):
+@pytest.mark.parametrize("block", [3, 4096])
+def test_exact_distances_are_those_of_all_rows(table, block, monkeypatch):
+    monkeypatch.setattr("bdg_fast.table.search.BLOCK", block)
     rows = torch.cat([*table.vectors()])
     queries = rows[:5] + 0.01
     distances, found = nearest(table, queries, 100, backend="exact")
@@ -299,7 +301,9 @@ def test_exact_distances_are_those_of_all_rows(table):
     assert itself.max() < 1e-6
 
 
-def test_pairs_are_those_below_the_threshold(photos, table, capsys):
+@pytest.mark.parametrize("block", [3, 4096])
+def test_pairs_are_those_below_the_threshold(table, block, monkeypatch, capsys):
+    monkeypatch.setattr("bdg_fast.table.search.BLOCK", block)
     rows = torch.cat([*table.vectors()]).double()
     distances = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
     pairs = duplicates(table, 0.4, 10)
