@@ -95,6 +95,7 @@ PACKAGE = {
         "schedule",
         "transfers",
     },
+    "table": {"analysis", "data", "files"},
     "web": {"analysis", "data", "files", "restorer"},
     "cli": {
         "",
@@ -107,6 +108,7 @@ PACKAGE = {
         "kernel",
         "memory",
         "restorer",
+        "table",
         "training",
         "web",
     },
@@ -186,6 +188,7 @@ def test_the_rules_refuse_what_they_should():
         ("", "cli"),
         ("", "web"),
         ("web", "cli"),
+        ("table", "cli"),
         ("restorer", "web"),
     ]:
         assert not allowed(importer, imported), (importer, imported)

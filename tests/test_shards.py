@@ -107,8 +107,8 @@ def test_resumes_without_decoding_what_was(folder, monkeypatch, start):
     decode = module.decode_image
     monkeypatch.setattr(module, "decode_image", lambda data, name: decoded.append(name) or decode(data, name))
     opened, read = [], []
-    entries, extract = module._entries, tarfile.TarFile.extractfile
-    monkeypatch.setattr(module, "_entries", lambda *given: opened.append(given) or entries(*given))
+    entries, extract = module.entries_of, tarfile.TarFile.extractfile
+    monkeypatch.setattr(module, "entries_of", lambda *given: opened.append(given) or entries(*given))
     monkeypatch.setattr(tarfile.TarFile, "extractfile", lambda *given: read.append(given) or extract(*given))
     resumed = take(2, dataset, start=start)
     assert len(decoded) == 6

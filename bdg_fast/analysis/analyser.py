@@ -115,7 +115,11 @@ class Analyser:
         Raises:
             TypeError, ValueError: no picture, several, or too small a one. ImageReadError: an unreadable file.
         """
-        gray, residual = self.matrices(image)
+        return self.report(*self.matrices(image))
+
+    @torch.inference_mode()
+    def report(self, gray: Tensor, residual: Tensor) -> Report:
+        """Report on the picture of such :meth:`matrices`."""
         fingerprint = FINGERPRINT.join(gray[None], residual[None])
         logits, shares = self._network(fingerprint)
         probabilities = (logits[0].double() / self.temperature).softmax(0).tolist()
@@ -152,7 +156,11 @@ class Analyser:
 
     def nearest(self, fingerprints: Tensor) -> tuple[Tensor, Tensor]:
         """Distance of fingerprints ``[B, D]`` to the nearest entry of the index, and its kind's number, ``[B]``."""
-        return nearest(project(fingerprints, self._mean, self._axes), self._index, self._index_kinds)
+        return nearest(self.coordinates(fingerprints), self._index, self._index_kinds)
+
+    def coordinates(self, fingerprints: Tensor) -> Tensor:
+        """``[B, d + 1]``: fingerprints ``[B, D]`` in the index's directions, as :func:`project` tells."""
+        return project(fingerprints, self._mean, self._axes)
 
 
 def nearest(points: Tensor, index: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from bdg_fast import __version__
 from bdg_fast.data.images import ImageReadError
 
-from . import analyse, demo, evaluate, glcm, probe, restore, train
+from . import analyse, demo, evaluate, fingerprints, glcm, probe, restore, search, train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"bdg-fast {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (restore, analyse, evaluate, train, glcm, probe, demo):
+    for command in (restore, analyse, evaluate, train, glcm, fingerprints, search, probe, demo):
         command.add_parser(subparsers)
     arguments = parser.parse_args(argv)
     try:

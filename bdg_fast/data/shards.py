@@ -106,7 +106,7 @@ class ShardFolder:
         if buffer < 0:
             raise ValueError(f"buffer must be at least 0, got {buffer}")
         self.kinds, self.buffer, self.flip, self.rotate = tuple(kinds), buffer, flip, rotate
-        firsts = (next(_entries(shard, lambda: False), None) for shard in self.shards)
+        firsts = (next(entries_of(shard, lambda: False), None) for shard in self.shards)
         first = next((entry for entry in firsts if isinstance(entry, Entry)), None)
         if first is None:
             raise ValueError(f"root must hold tar files of images, got {len(self.shards)} without a readable one")
@@ -158,7 +158,7 @@ class ShardFolder:
                     continue
             sizes |= dict.fromkeys(shards, 0)
             held: list[Entry] = []
-            for entry in chain(chain.from_iterable(_entries(shard, needed) for shard in shards), repeat(None)):
+            for entry in chain(chain.from_iterable(entries_of(shard, needed) for shard in shards), repeat(None)):
                 if isinstance(entry, SampleError):
                     errors.append(entry)
                     continue
@@ -276,7 +276,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(info, io.BytesIO(data))
 
 
-def _entries(shard: Path, read: Callable[[], bool]) -> Iterator[Entry | SampleError]:
+def entries_of(shard: Path, read: Callable[[], bool]) -> Iterator[Entry | SampleError]:
     """The images of a shard, with their bytes where ``read`` says so; last, what is wrong with it."""
     key, files = "", dict[str, Member]()
     try:
