@@ -313,7 +313,8 @@ class Restorer:
         while True:
             try:
                 # with what each is told, if that is given
-                split = zip(*(torch.split(of_all, together) for of_all in (pixels, told) if of_all is not None))
+                both = (torch.split(of_all, together) for of_all in (pixels, told) if of_all is not None)
+                split = zip(*both, strict=True)
                 parts = [self._sample(part, tile, keep, *known) for part, *known in split]
                 self._release(KEPT_BYTES)
                 return torch.cat(parts) if len(parts) > 1 else parts[0]

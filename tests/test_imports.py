@@ -83,6 +83,7 @@ PACKAGE = {
         "schedule",
         "transfers",
     },
+    "video": {"", "data", "files", "restorer"},
     "web": {"analysis", "data", "files", "restorer"},
     "cli": {
         "",
@@ -96,6 +97,7 @@ PACKAGE = {
         "memory",
         "restorer",
         "training",
+        "video",
         "web",
     },
 }

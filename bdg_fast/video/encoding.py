@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -58,7 +58,7 @@ class Encoder:
 
 def add_stream(output: OutputContainer, look: Look, choice: Choice) -> VideoStream:
     """A stream for packets of :class:`Encoder`, with all that a header tells."""
-    stream: VideoStream = output.add_stream(CODECS[choice.codec].encoder, rate=look.rate)
+    stream = cast("VideoStream", output.add_stream(CODECS[choice.codec].encoder, rate=look.rate))
     _set(stream.codec_context, look, choice)
     stream.time_base = look.time_base
     if choice.codec == "hevc" and output.format.name in ("mp4", "mov", "ipod"):

@@ -17,12 +17,14 @@ class Codec:
     crf: int | None  # default; None: lossless
     worst: int = 51  # the largest crf
     even: bool = True  # takes subsampled chroma of even sizes alone
+    least: int = 1  # smallest side
     options: dict[str, str] = field(default_factory=dict)
 
 
 CODECS = {
     "h264": Codec("libx264", 17, options={"preset": "medium"}),
-    "hevc": Codec("libx265", 19, options={"preset": "medium", "x265-params": "log-level=error"}),
+    # x265 4.2 writes beyond its memory where 10 bits are less than 64 pixels wide
+    "hevc": Codec("libx265", 19, least=64, options={"preset": "medium", "x265-params": "log-level=error"}),
     "vp9": Codec("libvpx-vp9", 24, 63, even=False, options={"b": "0", "cpu-used": "3", "row-mt": "1"}),
     "av1": Codec("libsvtav1", 24, 63, options={"preset": "6"}),
     "ffv1": Codec("ffv1", None, even=False, options={"level": "3"}),
@@ -86,27 +88,29 @@ def choose(suffix: str, source: str, size: tuple[int, int], codec: str | None = 
     if codec is not None and codec not in known:
         raise ValueError(f"codec must be one of {', '.join(known)} in {suffix} files, got {codec!r}")
     wanted = source.replace("yuvj", "yuv")  # full range, which is told elsewhere
-    odd = any(side % 2 for side in size)
     if codec is None:
-        codec = next((name for name in known if wanted in _formats(name, odd)), known[0])
+        codec = next((name for name in known if wanted in _formats(name, size)), known[0])
     most = CODECS[codec].worst
     if crf is not None and (CODECS[codec].crf is None or not 0 <= crf <= most):
         allowed = "left out, as it is lossless" if CODECS[codec].crf is None else f"0 to {most}"
         raise ValueError(f"crf of {codec} must be {allowed}, got {crf}")
-    formats = _formats(codec, odd)
+    formats = _formats(codec, size)
     if not formats:
-        raise ValueError(f"codec must take odd sizes for {size[0]} x {size[1]} pixels, got {codec!r}")
+        raise ValueError(f"codec must be one that takes {size[0]} x {size[1]} pixels, got {codec!r}")
     pixels = wanted if wanted in formats else _nearest(formats, wanted)
     return Choice(codec, CODECS[codec].crf if crf is None else crf, pixels)
 
 
-def _formats(codec: str, odd: bool) -> list[str]:
-    """Pixel formats that an encoder takes: of planes, up to 16 bits, integer."""
-    av = load_av()
-    found = av.codec.Codec(CODECS[codec].encoder, "w").video_formats or ()
-    names = [f.name for f in found if not f.name.startswith("yuvj") and "f16" not in f.name and "f32" not in f.name]
-    whole = ("444", "gbr", "gray", "rgb", "bgr")
-    return [name for name in names if not (odd and CODECS[codec].even) or any(part in name for part in whole)]
+def _formats(name: str, size: tuple[int, int]) -> list[str]:
+    """Pixel formats that an encoder takes of a size: integers of up to 16 bits; none if the size is none of its."""
+    av, codec = load_av(), CODECS[name]
+    if min(size) < codec.least:
+        return []
+    found = [form.name for form in av.codec.Codec(codec.encoder, "w").video_formats or ()]
+    found = [form for form in found if not form.startswith("yuvj") and "f16" not in form and "f32" not in form]
+    if codec.even and any(side % 2 for side in size):
+        found = [form for form in found if "444" in form or form.startswith(("gbr", "gray"))]
+    return found
 
 
 def _nearest(formats: list[str], source: str) -> str:

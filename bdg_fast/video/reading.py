@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -27,6 +27,8 @@ MATRICES = (BT709, 4, 5, BT601, 7, 9)
 HD = 720
 """Lines from which an unnamed matrix is BT.709's, as players take it."""
 DISPLAY = "DISPLAYMATRIX"
+MISSING = 0.5
+"""Seconds by which a file may end before its header says."""
 
 
 class VideoReadError(Exception):
@@ -110,7 +112,7 @@ class Clip:
             if first.interlaced_frame:
                 raise ValueError(f"{self.path}: interlaced video is not restored; deinterlace it before")
             rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-            display = first.side_data.get(DISPLAY)
+            display: Any = first.side_data.get(DISPLAY)
             bits = max(part.bits for part in first.format.components)
             self.look = Look(
                 width=first.width,
@@ -196,24 +198,35 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream:
 def _decoded(container: InputContainer, stream: VideoStream, problems: list[str]) -> Iterator[VideoFrame]:
     """Frames that can be decoded; ``problems`` tells of the others at the end."""
     av = load_av()
-    broken = 0
-    packets = demuxed(container, stream, problems)
-    for packet in packets:
+    packets = damaged = 0
+    end = 0.0
+    for packet in demuxed(container, (), problems):  # of all streams, as any may be what lasts longest
+        if packet.pts is not None:
+            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if packet.stream_index != stream.index:
+            continue
         try:
-            yield from stream.codec_context.decode(packet)
+            for frame in stream.codec_context.decode(packet):
+                damaged += frame.is_corrupt
+                yield frame
         except av.error.FFmpegError:
-            broken += 1
+            packets += 1
     with suppress(av.error.FFmpegError):
         yield from stream.codec_context.decode(None)
-    if broken:
-        problems.append(f"{broken} damaged packets")
+    if packets:
+        problems.append(f"{packets} packets")
+    if damaged:
+        problems.append(f"all of {damaged} frames")
+    missing = ((container.start_time or 0) + (container.duration or 0)) / av.time_base - end
+    if missing > MISSING:
+        problems.append(f"{missing:.1f} s at the end")
 
 
-def demuxed(container: InputContainer, streams: Any, problems: list[str]) -> Iterator[Any]:
-    """Packets until the end, or to where the file is damaged, which ``problems`` tells; empty ones are left out."""
+def demuxed(container: InputContainer, streams: Sequence[Any], problems: list[str]) -> Iterator[Any]:
+    """Packets (of all streams if none is named) until the end, or to where the file is damaged, which ``problems`` tells; empty ones are left out."""
     av = load_av()
     try:
-        for packet in container.demux(streams):
+        for packet in container.demux(*streams):
             if packet.size:
                 yield packet
     except (av.error.FFmpegError, OSError) as error:
