@@ -223,7 +223,7 @@ def _decoded(container: InputContainer, stream: VideoStream, problems: list[str]
 
 
 def demuxed(container: InputContainer, streams: Sequence[Any], problems: list[str]) -> Iterator[Any]:
-    """Packets (of all streams if none is named) until the end, or to where the file is damaged, which ``problems`` tells; empty ones are left out."""
+    """Packets, of all streams if none is named, to the end or where the file is damaged, which ``problems`` tells."""
     av = load_av()
     try:
         for packet in container.demux(*streams):
