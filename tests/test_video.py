@@ -13,7 +13,7 @@ from PIL import Image
 
 from bdg_fast import Restorer, UNet, UNetConfig
 from bdg_fast.cli import main
-from bdg_fast.video import restore_video, restoring
+from bdg_fast.video import CONTAINERS, restore_video, restoring
 from bdg_fast.video.formats import choose
 from bdg_fast.video.joining import decode_times
 from bdg_fast.video.steady import Steady
@@ -373,6 +373,32 @@ def test_the_encoder_follows_the_pixel_format():
         choose(".webm", "yuv420p", (48, 32), "vp9", 64)
     with pytest.raises(ValueError, match=r"codec must be one of vp9, av1 in \.webm files, got 'h264'"):
         choose(".webm", "yuv420p", (48, 32), "h264")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [(suffix, codec) for suffix, codecs in CONTAINERS.items() for codec in codecs]
+)
+def test_every_container_holds_what_it_says(suffix, codec, unchanging, tmp_path):
+    source, target = write(tmp_path / "clip.mkv", pictures(5, (64, 64))), tmp_path / f"out{suffix}"
+    assert restore_video(unchanging, source, target, codec=codec, batch=2, part=3).changed == []
+    np.testing.assert_allclose(times(target), times(source), atol=1e-3)
+    assert np.abs(rgb(source).astype(int) - rgb(target)).mean() < 4
+
+
+def test_alpha_is_lost_and_told(unchanging, tmp_path):
+    source = write(tmp_path / "clip.mkv", codec="ffv1", pixels="yuva420p")
+    done = restore_video(unchanging, source, tmp_path / "out.mkv", codec="ffv1")
+    assert done.changed == ["yuva420p pixels became yuv420p"]
+
+
+def test_what_is_not_ours_stays_in_the_folder_of_parts(unchanging, tmp_path):
+    (tmp_path / "out.mp4.parts").mkdir()
+    (tmp_path / "out.mp4.parts" / "model.safetensors").write_text("mine")
+    source = write(tmp_path / "clip.mp4")
+    restore_video(unchanging, source, tmp_path / "out.mp4")
+    assert [path.name for path in (tmp_path / "out.mp4.parts").iterdir()] == ["model.safetensors"]
+    with pytest.raises(ValueError, match="target must not be the source"):
+        restore_video(unchanging, source, source)
 
 
 def test_sound_that_a_container_cannot_hold_is_told(unchanging, tmp_path):

@@ -67,7 +67,7 @@ def restore_videos(
                 bar.total, bar.initial, bar.n = total, count, count
             frames += count - bar.n
             bar.update(count - bar.n)
-            bar.n = count
+            bar.n = count  # also of a bar that is not shown
 
         try:
             found = restore_video(

@@ -61,7 +61,7 @@ def add_stream(output: OutputContainer, look: Look, choice: Choice) -> VideoStre
     stream = cast("VideoStream", output.add_stream(CODECS[choice.codec].encoder, rate=look.rate))
     _set(stream.codec_context, look, choice)
     stream.time_base = look.time_base
-    if choice.codec == "hevc" and output.format.name in ("mp4", "mov", "ipod"):
+    if choice.codec == "hevc" and output.format.name in ("mp4", "mov"):
         stream.codec_context.codec_tag = "hvc1"  # the tag that all players take
     if look.display is not None:
         stream.set_display_matrix(look.display)

@@ -31,7 +31,7 @@ CODECS = {
 }
 CONTAINERS = {
     ".mp4": ("h264", "hevc", "av1", "vp9"),
-    ".m4v": ("h264", "hevc"),
+    ".m4v": ("h264",),
     ".mov": ("h264", "hevc"),
     ".mkv": ("h264", "hevc", "av1", "vp9", "ffv1"),
     ".webm": ("vp9", "av1"),
@@ -40,6 +40,8 @@ CONTAINERS = {
 READ_ONLY = (".avi", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv")
 """Other files that a folder is searched for; restored, they are Matroska files."""
 VIDEOS = (*CONTAINERS, *READ_ONLY)
+NOT_WRITTEN = ("yuvj", "yuva", "gbrap", "ya", "rgba", "bgra", "argb", "abgr")
+"""Pixel formats of full range by name, which is told elsewhere, and with alpha, which is not kept."""
 
 
 class Choice(NamedTuple):
@@ -102,12 +104,12 @@ def choose(suffix: str, source: str, size: tuple[int, int], codec: str | None = 
 
 
 def _formats(name: str, size: tuple[int, int]) -> list[str]:
-    """Pixel formats that an encoder takes of a size: integers of up to 16 bits; none if the size is none of its."""
+    """Pixel formats that an encoder takes of a size: integers without alpha; none if the size is none of its."""
     av, codec = load_av(), CODECS[name]
     if min(size) < codec.least:
         return []
     found = [form.name for form in av.codec.Codec(codec.encoder, "w").video_formats or ()]
-    found = [form for form in found if not form.startswith("yuvj") and "f16" not in form and "f32" not in form]
+    found = [form for form in found if not form.startswith(NOT_WRITTEN) and "f16" not in form and "f32" not in form]
     if codec.even and any(side % 2 for side in size):
         found = [form for form in found if "444" in form or form.startswith(("gbr", "gray"))]
     return found

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -27,17 +27,19 @@ class Parts:
         self.found: list[Path] = []
         for number in count():
             path = self._path(number)
-            if not path.exists():
-                break
-            if not self._is_ours(path):
+            if not path.exists() or not self._is_ours(path):
                 break
             self.found.append(path)
-        for path in folder.glob("*.safetensors"):
+        for path in self._all():
             if path not in self.found:
                 path.unlink()
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.safetensors"
+
+    def _all(self) -> list[Path]:
+        """Parts of any run, whole or not: nothing else in the folder is touched."""
+        return [*self.folder.glob("[0-9]" * 6 + ".safetensors"), *self.folder.glob(".bdg-*.safetensors")]
 
     def _is_ours(self, path: Path) -> bool:
         try:
@@ -94,5 +96,8 @@ class Parts:
                 begin += size
 
     def delete(self) -> None:
-        """Delete the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete the parts, and the folder if nothing else is in it."""
+        for path in self._all():
+            path.unlink()
+        with suppress(OSError):
+            self.folder.rmdir()

@@ -27,8 +27,10 @@ MATRICES = (BT709, 4, 5, BT601, 7, 9)
 HD = 720
 """Lines from which an unnamed matrix is BT.709's, as players take it."""
 DISPLAY = "DISPLAYMATRIX"
-MISSING = 0.5
-"""Seconds by which a file may end before its header says."""
+MISSING = 0.25
+"""Seconds, and a frame, by which a file may end before its header says."""
+EXACT = ("matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2")
+"""Formats whose header is no guess."""
 
 
 class VideoReadError(Exception):
@@ -43,7 +45,6 @@ class Look:
     height: int
     pixels: str  # FFmpeg's name of the pixel format
     deep: bool  # more than 8 bits
-    alpha: bool
     matrix: int
     range: int
     primaries: int
@@ -119,7 +120,6 @@ class Clip:
                 height=first.height,
                 pixels=first.format.name,
                 deep=bits > 8,
-                alpha=any(part.is_alpha for part in first.format.components),
                 matrix=int(first.colorspace),
                 range=int(first.color_range),
                 primaries=int(first.color_primaries),
@@ -156,8 +156,6 @@ class Clip:
                 count += 1
                 if count > skip:
                     yield Frame(last, decoded.duration or usual, decoded)
-        if self.look.frames > count:
-            problems.append(f"{self.look.frames - count} of {self.look.frames} frames")
         self.trouble = problems
 
     def upright(self, frame: Frame) -> np.ndarray:
@@ -218,7 +216,8 @@ def _decoded(container: InputContainer, stream: VideoStream, problems: list[str]
     if damaged:
         problems.append(f"all of {damaged} frames")
     missing = ((container.start_time or 0) + (container.duration or 0)) / av.time_base - end
-    if missing > MISSING:
+    late = MISSING + float(1 / (stream.average_rate or 1))
+    if missing > late and container.format.name in EXACT:
         problems.append(f"{missing:.1f} s at the end")
 
 

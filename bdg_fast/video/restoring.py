@@ -83,6 +83,8 @@ def restore_video(
     suffix = target.suffix.lower()
     if suffix not in CONTAINERS:
         raise ValueError(f"target must end in {', '.join(CONTAINERS)}, got {target}")
+    if target.exists() and target.samefile(source):
+        raise ValueError(f"target must not be the source, got {target}")
     smooth = Steady(steady)
     clip = Clip(source)
     look = clip.look
