@@ -1,6 +1,5 @@
 """`bdg-fast restore clip.mp4`: what a viewer sees and hears of a restored clip, and what an interruption costs."""
 
-import itertools
 import re
 import sys
 from fractions import Fraction
@@ -14,9 +13,6 @@ from PIL import Image
 from bdg_fast import Restorer, UNet, UNetConfig
 from bdg_fast.cli import main
 from bdg_fast.video import CONTAINERS, restore_video, restoring
-from bdg_fast.video.formats import choose
-from bdg_fast.video.joining import decode_times
-from bdg_fast.video.steady import Steady
 
 av = pytest.importorskip("av")
 FRAMES, SIZE = 8, (48, 32)
@@ -288,26 +284,6 @@ def test_noise_that_comes_and_goes_flickers_less(tmp_path):
     assert jumps[0.9] < 0.3 * jumps[0.0] and flicker[0.9] < 0.5 * flicker[0.0]
 
 
-def test_a_scene_begins_with_what_it_is_told_itself():
-    scenes = torch.cat(
-        [torch.full((3, 3, 20, 30), 40, dtype=torch.uint8), torch.full((2, 3, 20, 30), 200, dtype=torch.uint8)]
-    )
-    told = torch.arange(5.0)[:, None]
-    found = Steady(0.5)(told, scenes)
-    torch.testing.assert_close(found[:, 0], torch.tensor([0, 0.5, 1.25, 3, 3.5]))
-    first = Steady(0.5)
-    parts = [first(told[:2], scenes[:2]), Steady(0.5, first.state)(told[2:], scenes[2:])]
-    assert torch.equal(torch.cat(parts), found)
-
-
-def test_decode_times_are_rising_and_never_late():
-    shown_at = [0, 90, 30, 60, 200, 120, 101]  # in the order of decoding
-    decoded = decode_times(shown_at)
-    assert all(a < b for a, b in itertools.pairwise(decoded))
-    assert all(a <= b for a, b in zip(decoded, shown_at, strict=True))
-    assert decode_times([0, 10, 20]) == [0, 10, 20] and decode_times([7]) == [7]
-
-
 def test_what_can_be_read_of_a_cut_file_is_written(checkpoint, tmp_path, capsys):
     whole = write(tmp_path / "whole.mkv", pictures(30), sound="libopus", options={"g": "5"}).read_bytes()
     (tmp_path / "clips").mkdir()
@@ -360,19 +336,6 @@ def test_without_pyav_the_extra_is_named(checkpoint, tmp_path, monkeypatch, caps
     monkeypatch.setitem(sys.modules, "av", None)
     assert main(["restore", str(source), str(tmp_path / "out.mp4"), "--checkpoint", checkpoint, "--device", "cpu"]) == 1
     assert "pip install 'bdg-fast[video]'" in capsys.readouterr().err
-
-
-def test_the_encoder_follows_the_pixel_format():
-    assert choose(".mp4", "yuv420p", (48, 32)) == ("h264", 17, "yuv420p")
-    assert choose(".mp4", "yuvj420p", (48, 32)).pixels == "yuv420p"  # full range is told elsewhere
-    assert choose(".mp4", "yuv420p12le", (64, 64)).codec == "hevc"
-    assert choose(".webm", "yuv420p10le", (64, 64)).codec == "av1"
-    assert choose(".mp4", "yuv420p", (47, 32)) == ("vp9", 24, "yuv420p")
-    assert choose(".mov", "yuv420p", (47, 32)) == ("h264", 17, "yuv444p")  # x264 halves chroma of even sizes alone
-    with pytest.raises(ValueError, match="crf of vp9 must be 0 to 63, got 64"):
-        choose(".webm", "yuv420p", (48, 32), "vp9", 64)
-    with pytest.raises(ValueError, match=r"codec must be one of vp9, av1 in \.webm files, got 'h264'"):
-        choose(".webm", "yuv420p", (48, 32), "h264")
 
 
 @pytest.mark.parametrize(
