@@ -198,7 +198,7 @@ class Restorer:
         return wait if keep is None else lambda: keep(wait())
 
     @torch.inference_mode()
-    def restore(self, pixels: Tensor, keep: Keep | None = None) -> Tensor:
+    def restore(self, pixels: Tensor, keep: Keep | None = None, told: Tensor | None = None) -> Tensor:
         """Restore pixels ``[B, 3, H, W]``, float in [0, 1] or uint8, to float32 in [0, 1] on the CPU.
 
         Where memory runs out, fewer images are evaluated together, then smaller tiles, and the work begins anew.
@@ -206,19 +206,32 @@ class Restorer:
         Args:
             pixels: of any device.
             keep: of any rows of results ``[B, 3, h, W]`` makes what is returned of them, ``[B, C, h, W]``.
+            told: ``[B, config.condition]``, what a conditional network is told; default: :meth:`told`.
         """
+        told = None if told is None else told.to(self.device)
         if self.device.type == "cpu":
-            return self._restore(pixels.cpu(), keep)
-        restored = self._restore(pixels.to(self.device)).cpu()
+            return self._restore(pixels.cpu(), keep, told)
+        restored = self._restore(pixels.to(self.device), told=told).cpu()
         return restored if keep is None else keep(restored)
 
-    def _restore(self, pixels: Tensor, keep: Keep | None = None) -> Tensor:
+    @torch.inference_mode()
+    def told(self, pixels: Tensor) -> Tensor | None:
+        """What a conditional network is told of pixels, as :meth:`restore` takes them; None if it is none."""
+        if self.unet.condition is None:
+            return None
+        pixels = pixels.to(self.device)
+        return self.unet.told(pixels if pixels.dtype == torch.uint8 else scaled(pixels))
+
+    def _restore(self, pixels: Tensor, keep: Keep | None = None, told: Tensor | None = None) -> Tensor:
         """As :meth:`restore`, on the device."""
         together, side = max(len(pixels), 1), max(pixels.shape[2:])
         tile = self.tile or self._tile_for(together)
         while True:
             try:
-                parts = [self._sample(part, tile, keep) for part in torch.split(pixels, together)]
+                # with what each is told, if that is given
+                both = (torch.split(of_all, together) for of_all in (pixels, told) if of_all is not None)
+                split = zip(*both, strict=True)
+                parts = [self._sample(part, tile, keep, *known) for part, *known in split]
                 self._release(KEPT_BYTES)
                 return torch.cat(parts) if len(parts) > 1 else parts[0]
             except (RuntimeError, MemoryError) as error:
@@ -240,14 +253,12 @@ class Restorer:
         if self._native is not None and self._native.held > most:
             self._native.release()
 
-    def _sample(self, pixels: Tensor, tile: int, keep: Keep | None = None) -> Tensor:
+    def _sample(self, pixels: Tensor, tile: int, keep: Keep | None = None, told: Tensor | None = None) -> Tensor:
         """Restored pixels in [0, 1], or what is kept of them, both on the device."""
         tile = max(tile, 2 * OVERLAP + 1)
         if isinstance(self._network, Counted):
             self._network.begin(self.sampler.steps * TiledNetwork(self._network, tile).evaluations(*pixels.shape[2:]))
-        told: Tensor | None = None
-        if self.unet.condition is not None:
-            told = self.unet.told(pixels if pixels.dtype == torch.uint8 else scaled(pixels))
+        told = self.told(pixels) if told is None else told
         if max(pixels.shape[2:]) > tile and not self.sampler.draws:
             return self._by_rows(pixels, tile, keep, told)
         restored = self._at_once(scaled(pixels), tile, told)

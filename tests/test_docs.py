@@ -145,6 +145,13 @@ def folder(tmp_path, monkeypatch):
     photo.save("photo.jpg")
     photo.convert("L").save("scan.png")
     Image.fromarray(np.pad(np.full((20, 30), 255, np.uint8), ((9, 19), (20, 14)))).save("region.png")
+    if importlib.util.find_spec("av"):
+        import av
+
+        with av.open("clip.mp4", "w") as file:
+            stream = file.add_stream("libx264", rate=25, width=64, height=48, pix_fmt="yuv420p")
+            for packet in (*stream.encode(av.VideoFrame.from_image(photo)), *stream.encode(None)):
+                file.mux(packet)
     torch.manual_seed(0)
     unet = UNet(UNetConfig(width=8, multipliers=(1,)))
     torch.nn.init.normal_(unet.final.norm1.weight, mean=1)  # so that it counts as trained
@@ -170,6 +177,7 @@ def run(line):
 WRITTEN = {
     "index.md": "restored/cat.png",
     "howto/restore.md": "restored/cat_compare.png",
+    "howto/video.md": "again.mp4",
     "howto/glcm.md": "features.csv",
     "howto/train.md": "runs/mine/network/model.safetensors",
 }
@@ -182,6 +190,8 @@ def test_code_of_pages_runs(folder, page, capsys):
         pytest.importorskip("skimage")
     if "howto/train" in page or "multi" in page or "index" in page:
         pytest.importorskip("yaml")
+    if "video" in page:
+        pytest.importorskip("av")
     names = {}
     for language, _, text in blocks(page):
         if language == "python":

@@ -96,6 +96,7 @@ PACKAGE = {
         "transfers",
     },
     "table": {"analysis", "data", "files"},
+    "video": {"", "data", "files", "restorer"},
     "web": {"analysis", "data", "files", "restorer"},
     "cli": {
         "",
@@ -110,6 +111,7 @@ PACKAGE = {
         "restorer",
         "table",
         "training",
+        "video",
         "web",
     },
 }

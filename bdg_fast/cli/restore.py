@@ -1,4 +1,4 @@
-"""``bdg-fast restore``: restored pictures of files and folders."""
+"""``bdg-fast restore``: restored pictures and videos of files and folders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from bdg_fast.data.images import EXTENSIONS, list_images, open_image, turn_of
 from bdg_fast.files import write_atomically
 from bdg_fast.memory import keep_freed_memory
 from bdg_fast.restorer import DTYPES, Restorer
+from bdg_fast.video import CONTAINERS, is_video
+from bdg_fast.video.formats import READ_ONLY, VIDEOS
 
+from . import video
 from .common import Failures
 
 EXAMPLES = """examples:
@@ -28,10 +31,11 @@ EXAMPLES = """examples:
   bdg-fast restore rainy.jpg clear.jpg --checkpoint model-300.pt
   bdg-fast restore photos/ restored/ --checkpoint model/        a folder and all below it
   bdg-fast restore 'photos/*.png' restored/ --checkpoint model/ --compare
+  bdg-fast restore clip.mp4 clear.mp4                           frame by frame; sound and subtitles are copied
 
 A checkpoint is a folder that `UNet.save_pretrained` wrote, or an official DiffUIR or RDDM file. Outputs that exist are
-skipped, so that an interrupted run goes on where it stopped; --compare adds the comparisons that they lack. Of hidden
-files in a folder (.name) none is taken.
+skipped, so that an interrupted run goes on where it stopped, within a video too (OUT.parts/ holds what it has);
+--compare adds the comparisons that pictures lack. Of hidden files in a folder (.name) none is taken.
 
 exit code: 0 done, 1 some files failed (named at the end; the rest is done), 2 bad usage
 """
@@ -51,6 +55,11 @@ class Job(NamedTuple):
     target: Path
 
     @property
+    def moves(self) -> bool:
+        """Whether it is a video."""
+        return self.target.suffix.lower() in CONTAINERS
+
+    @property
     def compared(self) -> Path:
         """Where ``--compare`` shows it before and after."""
         return self.target.with_name(f"{self.target.stem}_compare.png")
@@ -60,12 +69,14 @@ def add_parser(subparsers: Any) -> None:
     """Add the command to ``bdg-fast``."""
     parser = subparsers.add_parser(
         "restore",
-        help="restore degraded images",
-        description="Restores images with a trained network.",
+        help="restore degraded images and videos",
+        description="Restores images and videos with a trained network.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("inputs", nargs="+", metavar="IN", help="image file, folder (and all below), or quoted glob")
+    parser.add_argument(
+        "inputs", nargs="+", metavar="IN", help="image or video, folder (and all below), or quoted glob"
+    )
     parser.add_argument("output", metavar="OUT", help="folder; for a single file also a file name")
     parser.add_argument("--checkpoint", metavar="PATH", help="trained weights (default: what comes along)")
     parser.add_argument("--steps", type=int, help="network evaluations a picture (default: as the network was trained)")
@@ -86,6 +97,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     parser.add_argument("--compare", action="store_true", help="also write NAME_compare.png: before and after")
     parser.add_argument("--force", action="store_true", help="restore again what is there already")
+    video.add_arguments(parser)
     parser.set_defaults(run=run)
 
 
@@ -94,14 +106,16 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.batch < 1:
         raise ValueError(f"--batch must be at least 1, got {arguments.batch}")
     jobs = plan(arguments.inputs, arguments.output, arguments.compare)
+    video.check(arguments, [job.target for job in jobs if job.moves])
     waiting = [job for job in jobs if arguments.force or not job.target.exists()]
     if len(waiting) < len(jobs):
         print(f"{len(jobs) - len(waiting)} of {len(jobs)} are there already; --force restores them again")
     # comparisons that exist may be anybody's
-    compare = [job for job in jobs if arguments.compare and (arguments.force or not job.compared.exists())]
-    kept = len(jobs) - len(compare) if arguments.compare else 0
+    shown = [job for job in jobs if arguments.compare and not job.moves]
+    compare = [job for job in shown if arguments.force or not job.compared.exists()]
+    kept = len(shown) - len(compare)
     if kept:
-        print(f"{kept} of {len(jobs)} comparisons are there already; --force writes them again")
+        print(f"{kept} of {len(shown)} comparisons are there already; --force writes them again")
     failures = Failures("not restored")
     device = default_device() if arguments.device == "auto" else _device(arguments.device)
     count = WRITERS if device.startswith(("cpu", "mps")) else GPU_WRITERS
@@ -111,21 +125,18 @@ def run(arguments: argparse.Namespace) -> int:
         if late:
             print(f"{written} of {len(late)} comparisons added to what was there")
         if waiting:
-            _restore(arguments, waiting, set(compare), writers, count + arguments.batch, failures)
+            restorer = _load(arguments)
+            _make_folders(waiting)
+        if pictures := [job for job in waiting if not job.moves]:
+            _restore(arguments, restorer, pictures, set(compare), writers, count + arguments.batch, failures)
+        if clips := [(job.source, job.target) for job in waiting if job.moves]:
+            video.restore_videos(arguments, clips, restorer, failures)
     return failures.report()
 
 
-def _restore(
-    arguments: argparse.Namespace,
-    waiting: list[Job],
-    compare: set[Job],
-    writers: ThreadPoolExecutor,
-    behind: int,
-    failures: Failures,
-) -> None:
-    """``behind``: pictures that may wait to be written."""
+def _load(arguments: argparse.Namespace) -> Restorer:
     keep_freed_memory()
-    restorer = Restorer.from_pretrained(
+    return Restorer.from_pretrained(
         arguments.checkpoint,
         steps=arguments.steps,
         device=_device(arguments.device),
@@ -134,7 +145,18 @@ def _restore(
         tile=arguments.tile,
         seed=arguments.seed,
     )
-    _make_folders(waiting)
+
+
+def _restore(
+    arguments: argparse.Namespace,
+    restorer: Restorer,
+    waiting: list[Job],
+    compare: set[Job],
+    writers: ThreadPoolExecutor,
+    behind: int,
+    failures: Failures,
+) -> None:
+    """``behind``: pictures that may wait to be written."""
     begin, done = time.monotonic(), 0
     writing: list[tuple[Path, Future[None]]] = []
     opaque: list[Path] = []
@@ -169,26 +191,27 @@ def plan(inputs: list[str], out: str, compare: bool = False) -> list[Job]:
     folder = output.is_dir() or out.endswith(("/", os.sep))
     jobs = []
     for argument in inputs:
-        files = list_images([argument])
+        files = list_images([argument], (*EXTENSIONS, *VIDEOS))
         root = Path(argument) if Path(argument).is_dir() else None
         if root is not None and root.resolve() in output.resolve().parents:  # earlier results are no inputs
             files = [file for file in files if not file.resolve().is_relative_to(output.resolve())]
         if root is None and len(inputs) == len(files) == 1 and output.suffix and not folder:
             jobs.append(Job(files[0], output))
         else:
-            jobs += [Job(file, output / (file.relative_to(root) if root else file.name)) for file in files]
+            jobs += [Job(file, _written_as(output / (file.relative_to(root) if root else file.name))) for file in files]
     if not jobs:
-        raise ValueError(f"IN holds no image outside of OUT, {output}")
-    jobs = list(dict.fromkeys(jobs))
-    if jobs[0].target != output and (output.is_file() or (output.suffix.lower() in EXTENSIONS and not folder)):
+        raise ValueError(f"IN holds no image or video outside of OUT, {output}")
+    jobs, formats = list(dict.fromkeys(jobs)), (*EXTENSIONS, *CONTAINERS)
+    if jobs[0].target != output and (output.is_file() or (output.suffix.lower() in formats and not folder)):
         raise ValueError(f"OUT must be a folder{' for several images' if len(jobs) > 1 else ''}, got {output}")
     sources = {job.source.resolve() for job in jobs}
     targets: dict[Path, Path] = {}
     for job in jobs:
-        if job.target.suffix.lower() not in EXTENSIONS:
+        known = CONTAINERS if is_video(job.source) else formats
+        if job.target.suffix.lower() not in known:
             told = "end in / to be a folder, or " if job.target == output else ""
-            raise ValueError(f"OUT must {told}tell a format by {', '.join(EXTENSIONS)}, got {job.target}")
-        for path in (job.target, job.compared) if compare else (job.target,):
+            raise ValueError(f"OUT must {told}tell a format by {', '.join(known)}, got {job.target}")
+        for path in (job.target, job.compared) if compare and not job.moves else (job.target,):
             target = path.resolve()
             if target in sources:
                 raise ValueError(f"OUT must not replace an input: {path}")
@@ -196,6 +219,10 @@ def plan(inputs: list[str], out: str, compare: bool = False) -> list[Job]:
                 raise ValueError(f"OUT would hold {path} twice: of {targets[target]} and of {job.source}")
             targets[target] = job.source
     return jobs
+
+
+def _written_as(path: Path) -> Path:
+    return path.with_suffix(".mkv") if path.suffix.lower() in READ_ONLY else path
 
 
 def _make_folders(jobs: list[Job]) -> None:

@@ -39,8 +39,12 @@ class ImageReadError(Exception):
     """A file that is not a readable image; the message names it."""
 
 
-def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+def list_images(paths: Iterable[str | os.PathLike[str]], extensions: tuple[str, ...] = EXTENSIONS) -> list[Path]:
     """The image files that files, folders (searched to any depth) and glob patterns name.
+
+    Args:
+        paths: files, folders, patterns.
+        extensions: what a folder is searched for.
 
     Returns:
         Sorted within each argument, each file once. Hidden ones of a folder (``.name``) are left out.
@@ -55,9 +59,9 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
             raise FileNotFoundError("an empty text names no file or folder")
         path = Path(argument)
         if path.is_dir():
-            files = sorted(f for f in path.rglob("*") if _is_picture(f.relative_to(path)) and _is_file(f))
+            files = sorted(f for f in path.rglob("*") if _is_wanted(f.relative_to(path), extensions) and _is_file(f))
             if not files:
-                raise FileNotFoundError(f"no image in folder {argument!r}; looked for {', '.join(EXTENSIONS)}")
+                raise FileNotFoundError(f"no image in folder {argument!r}; looked for {', '.join(extensions)}")
         elif path.exists():
             files = [path]
         else:
@@ -68,9 +72,9 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return list(found)
 
 
-def _is_picture(below: Path) -> bool:
+def _is_wanted(below: Path, extensions: tuple[str, ...]) -> bool:
     """By its name below a folder; hidden are previews, and what other systems keep beside a file (``._photo.jpg``)."""
-    return below.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in below.parts)
+    return below.suffix.lower() in extensions and not any(part.startswith(".") for part in below.parts)
 
 
 def _is_file(path: Path) -> bool:
