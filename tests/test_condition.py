@@ -49,6 +49,15 @@ def test_eight_bits_tell_the_same_as_floats(unet):
     torch.testing.assert_close(unet.told(eight), unet.told(eight / 127.5 - 1), rtol=1e-4, atol=1e-4)
 
 
+def test_what_is_read_are_windows_of_the_size_of_training(unet):
+    large = pictures(1, 128, 150) * 2 - 1
+    found = unet.told(large)
+    windows = [large[..., y : y + 64, x : x + 64] for y in (0, 64) for x in (0, 43, 86)]
+    expected = torch.stack([unet.told(window) for window in windows]).mean(0)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert unet.told(pictures(2, 1, 70) * 2 - 1).shape == (2, 8)
+
+
 @pytest.mark.parametrize("impl", ["cpu", "reference"])
 def test_compiled_loops_heed_it(unet, impl):
     x_lq, x_t = pictures(2) * 2 - 1, torch.randn(2, 3, 40, 56)

@@ -13,7 +13,7 @@ from .table import Table
 
 BACKENDS = ("auto", "exact", "faiss")
 EXACT = 1e9
-"""Pairs of rows up to which ``"auto"`` is exact: on one core about 20 seconds for 33 coordinates, 8 minutes for 2048."""
+"""Pairs of rows up to which ``"auto"`` is exact: on one core 20 seconds for 33 coordinates, 8 minutes for 2048."""
 BLOCK = 4096
 """Rows that are searched for at a time."""
 LINKS, EFFORT_BUILD, EFFORT = 32, 100, 128
