@@ -87,6 +87,9 @@ def test_degraded_images_depend_on_their_seeds_alone():
     torch.testing.assert_close(byte, byte.round(), atol=1e-3, rtol=0)
     some = degraded_pair(batch, batch.seeds, CPU, names, used=("jpeg",))
     assert some.classes.tolist() == [2] * 6
+    pairs = [degraded_pair(batch, batch.seeds, CPU, ("noise",), mild=mild) for mild in (1, 4)]
+    harm = [(pair.degraded - pair.clean).square().mean() for pair in pairs]
+    assert harm[1] < harm[0]
     chain = degraded_pair(batch, batch.seeds, CPU, ("chain",))
     assert chain.classes.max() < 8
     given = batch._replace(degraded=255 - batch.clean, kinds=torch.arange(6))

@@ -92,6 +92,7 @@ class Stage:
         variant: of (5): ``"plain"`` weighs all times alike; ``"published"`` is the equation, some 1e-5 of it, beside
             which lambda times (6) and (7) would be nearly all of (8).
         degradations: of `Data.degradations`, those that this stage sees; all if not given.
+        mild: levels of degradations are uniform for 1; above, low ones are more frequent (power of a uniform number).
         sampler_steps: train only the times at which a sampler of so many steps evaluates the network; 0 trains all.
     """
 
@@ -107,6 +108,7 @@ class Stage:
     losses: Losses = field(default_factory=Losses)
     variant: str = "plain"
     degradations: tuple[str, ...] | None = None
+    mild: float = 1.0
     sampler_steps: int = 0
 
     def __post_init__(self) -> None:
@@ -124,6 +126,7 @@ class Stage:
             ("sampler_steps", 0),
         ):
             at_least(name, getattr(self, name), least)
+        check(0 < self.mild < math.inf, f"mild must be above 0, got {self.mild}")
         check(0 < self.lr < math.inf, f"lr must be above 0, got {self.lr}")
         check(self.sampler_steps <= STEPS, f"sampler_steps must be at most {STEPS}, got {self.sampler_steps}")
         check(self.lr_end <= self.lr, f"lr_end must be at most lr = {self.lr}, got {self.lr_end}")

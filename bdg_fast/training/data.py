@@ -286,7 +286,12 @@ def clean_images(batch: Batch, device: torch.device) -> Tensor:
 
 
 def degraded_pair(
-    batch: Batch, seeds: Tensor, device: torch.device, names: Sequence[str], used: Sequence[str] | None = None
+    batch: Batch,
+    seeds: Tensor,
+    device: torch.device,
+    names: Sequence[str],
+    used: Sequence[str] | None = None,
+    mild: float = 1.0,
 ) -> Pair:
     """Degrade a batch on ``device``, unless it has degraded images. Results are rounded to 1/255, as files hold them.
 
@@ -296,6 +301,7 @@ def degraded_pair(
         device: where it is computed.
         names: of degradations: classes are their numbers.
         used: of them, those to choose from; all if not given.
+        mild: power of the uniform numbers that levels are drawn by.
     """
     clean = clean_images(batch, device)
     if batch.degraded is not None:
@@ -311,7 +317,7 @@ def degraded_pair(
             rows = (kinds == kind).nonzero()[:, 0]
             low, high = RANGES[names[kind]]
             there = rows.to(device)
-            levels = low + (high - low) * share[rows]
+            levels = low + (high - low) * share[rows] ** mild
             degraded[there] = degrade(clean[there], names[kind], levels, own[rows].to(device))
         degraded, classes = (degraded * 255).round() / 255, kinds.to(device)
     return Pair(clean * 2 - 1, degraded * 2 - 1, classes)

@@ -313,7 +313,7 @@ class _Run:
             odd = self.source.name(int(batch.numbers[batch.kinds < 0][0]))
             raise ValueError(f"losses.classification must be 0: of {odd} nobody knows how it is degraded")
         seeds = step_seeds(batch.seeds, self.step, DEGRADATION)
-        return degraded_pair(batch, seeds, device, self.config.data.degradations, stage.degradations)
+        return degraded_pair(batch, seeds, device, self.config.data.degradations, stage.degradations, stage.mild)
 
     def _not_finite(
         self, now: _Active, terms: Tensor, gradients: Mapping[str, Tensor], numbers: list[int], bad: list[str]
