@@ -258,7 +258,7 @@ def test_sums_over_pixels_are_float32_in_low_precision():
     unet = rounded(trained().fold(), torch.bfloat16)
     x = torch.randn(2, 6, 32, 48).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
-        graph = make_fx(lambda x, t: backends._evaluate(unet, x, t, torch.bfloat16)[0])(x, torch.ones(1)).graph
+        graph = make_fx(lambda x, t: backends._evaluate(unet, x, t, None, torch.bfloat16)[0])(x, torch.ones(1)).graph
     seen = Counter()
     for node in graph.nodes:
         if node.op != "call_function":
