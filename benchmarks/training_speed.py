@@ -108,7 +108,7 @@ class Loop:
         self.module = StageModule(self.parts, config, self.stage, self.device)
         if not fast:
             published = PublishedUNet(self.parts.unet)
-            self.module.evaluate = lambda x, t: published(x[:, :3].contiguous(), x[:, 3:].contiguous(), t)
+            self.module.evaluate = lambda x, t, condition: published(x[:, :3].contiguous(), x[:, 3:].contiguous(), t)
             own = config.encoder
             self.module.fingerprint = Fingerprint(
                 own.angles, own.scales, own.levels, residual=own.residual, impl="reference"

@@ -113,7 +113,7 @@ def test_only_the_sampler_s_times_are_trained_where_a_stage_says_so(tmp_path, st
     run = build_one(tmp_path, "restoration", {"coefficients": "restoration", "steps": 1, "sampler_steps": steps})
     module = StageModule(Parts(run, 3), run, run.stages["restoration"], CPU)
     evaluate, seen = module.evaluate, []
-    module.evaluate = lambda x, time: (seen.extend(time.tolist()), evaluate(x, time))[1]
+    module.evaluate = lambda x, time, condition: (seen.extend(time.tolist()), evaluate(x, time, condition))[1]
     (batch,) = batches(pictures(), 1, 64, crop=8)
     clean = batch.clean / 127.5 - 1
     module(clean, clean, batch.kinds, batch.seeds, 0)
