@@ -1,5 +1,6 @@
 """`bdg-fast restore clip.mp4`: what a viewer sees and hears of a restored clip, and what an interruption costs."""
 
+import os
 import re
 import sys
 from fractions import Fraction
@@ -346,6 +347,21 @@ def test_every_container_holds_what_it_says(suffix, codec, unchanging, tmp_path)
     assert restore_video(unchanging, source, target, codec=codec, batch=2, part=3).changed == []
     np.testing.assert_allclose(times(target), times(source), atol=1e-3)
     assert np.abs(rgb(source).astype(int) - rgb(target)).mean() < 4
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="other systems do not tell it")
+def test_no_encoder_makes_the_process_real_time(unchanging, tmp_path, monkeypatch):
+    source, before = write(tmp_path / "clip.mkv", pictures(3, (64, 64))), os.sched_getscheduler(0)
+    seen = []
+
+    class Watched(restoring.Encoder):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            seen.append({os.sched_getscheduler(int(task)) for task in os.listdir("/proc/self/task")})
+
+    monkeypatch.setattr(restoring, "Encoder", Watched)
+    restore_video(unchanging, source, tmp_path / "out.webm", codec="av1")
+    assert seen == [{before}] and os.sched_getscheduler(0) == before
 
 
 def test_alpha_is_lost_and_told(unchanging, tmp_path):

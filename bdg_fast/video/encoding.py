@@ -9,6 +9,7 @@ import numpy as np
 
 from .formats import CODECS, Choice, load_av
 from .reading import UNKNOWN, Look, as_coded
+from .scheduling import scheduled_as_before
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -35,6 +36,8 @@ class Encoder:
         self._context: VideoCodecContext = av.CodecContext.create(CODECS[choice.codec].encoder, "w")
         self._context.flags |= av.codec.context.Flags.global_header  # as containers have it
         _set(self._context, look, choice)
+        with scheduled_as_before():
+            self._context.open()
         self._durations: dict[int, int] = {}
 
     def encode(self, upright: np.ndarray, pts: int, duration: int) -> list[Coded]:

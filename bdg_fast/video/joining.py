@@ -14,6 +14,7 @@ from .encoding import add_stream
 from .formats import Choice, load_av
 from .parts import Parts
 from .reading import Look, demuxed, open_clip, video_stream
+from .scheduling import scheduled_as_before
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
@@ -84,7 +85,8 @@ def join(parts: Parts, look: Look, choice: Choice, source: Path, kept: list[int]
         copies = {index: _copy(output, container.streams[index]) for index in kept}
         if chapters := container.chapters():
             output.set_chapters(chapters)
-        output.start_encoding()
+        with scheduled_as_before():
+            output.start_encoding()
         flowing = [container.streams[index] for index in copies if copies[index].type != "attachment"]
         copied = _copied(container, flowing, copies, problems) if flowing else iter(())
         for packet in heapq.merge(_restored(parts, look, stream), copied, key=_time):
