@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and what errors tell of files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+
+
+def about(name: object, error: object) -> str:
+    """What an error tells, with the name of what it happened to, unless it tells that itself."""
+    told = str(error) or type(error).__name__
+    return told if str(name) in told else f"{name}: {told}"
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

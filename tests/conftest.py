@@ -67,3 +67,16 @@ def photographs() -> torch.Tensor:
     paths = sorted(Path(__file__).with_name("photos").glob("*.png"))
     images = [np.array(Image.open(path).convert("RGB")) for path in paths]
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a small network whose weights are random, but not fresh."""
+    from bdg_fast import UNet, UNetConfig
+
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    unet = UNet(UNetConfig(width=8, multipliers=(1, 2)))
+    torch.nn.init.normal_(unet.final.norm1.weight, mean=1)
+    unet.save_pretrained(folder)
+    return str(folder)

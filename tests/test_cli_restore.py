@@ -5,23 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from bdg_fast import UNet, UNetConfig
 from bdg_fast.cli import main
 
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    unet = UNet(UNetConfig(width=8, multipliers=(1, 2)))
-    torch.nn.init.normal_(unet.final.norm1.weight, mean=1)  # not fresh
-    unet.save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture

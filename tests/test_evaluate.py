@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bdg_fast import UNet, UNetConfig
+from bdg_fast import UNet
 from bdg_fast.cli import main
 from bdg_fast.evaluation import cases as cases_of
 from bdg_fast.evaluation.cases import Preparation, collection_cases, cut, equalized, paired_cases, photograph_cases
@@ -32,16 +32,6 @@ def plant(root, *names, side=SIDE, noise=0.0, seed=0):
         height, width = (side, side + 3) if isinstance(side, int) else side
         ramp = np.linspace(40, 200, height * width * 3).reshape(height, width, 3) + 7 * number
         Image.fromarray(np.clip(ramp + noise * draw.standard_normal(ramp.shape), 0, 255).astype(np.uint8)).save(path)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    unet = UNet(UNetConfig(width=8, multipliers=(1, 2)))
-    torch.nn.init.normal_(unet.final.norm1.weight, mean=1)  # not fresh
-    unet.save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from bdg_fast import __version__
 from bdg_fast.analysis import Analyser, Report, plot_report
 from bdg_fast.data.images import list_images, open_image
-from bdg_fast.files import write_atomically
+from bdg_fast.files import about, write_atomically
 
 from .common import PICTURES, Failures, writable
 
@@ -83,8 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
             image = open_image(job.source)
             report = analyser(image)
         except Exception as error:  # decoders raise many types; one file must not end the run
-            told = str(error)
-            failures.messages.append(told if str(job.source) in told else f"{job.source}: {told}")
+            failures.messages.append(about(job.source, error))
             continue
         if not done:
             tqdm.write(f"{'image':{width}}  {'kind':9}{'level':>7}  {'confidence':>10}  {'distance':>8}  unit")

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from bdg_fast.backends import BACKENDS, default_device
 from bdg_fast.data.convert import eight_bits, shown
 from bdg_fast.data.images import EXTENSIONS, list_images, open_image, turn_of
-from bdg_fast.files import write_atomically
+from bdg_fast.files import about, write_atomically
 from bdg_fast.memory import keep_freed_memory
 from bdg_fast.restorer import DTYPES, Restorer
 from bdg_fast.video import CONTAINERS, is_video
@@ -165,8 +165,7 @@ def _restore(
         bar.update()
         job = waiting[restored.number]
         if restored.error is not None:
-            message = str(restored.error) or type(restored.error).__name__
-            failures.messages.append(message if str(job.source) in message else f"{job.source}: {message}")
+            failures.messages.append(about(job.source, restored.error))
             continue
         if job.target.suffix.lower() in WITHOUT_ALPHA and _has_alpha(restored.image):
             opaque.append(job.target)

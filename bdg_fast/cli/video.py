@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from bdg_fast.files import about
 from bdg_fast.restorer import Restorer
 from bdg_fast.video import CODECS, CONTAINERS, restore_video
 
@@ -81,8 +82,7 @@ def restore_videos(
                 progress=progress,
             )
         except Exception as error:  # as of pictures: one file must not end the run
-            message = str(error) or type(error).__name__
-            failures.messages.append(message if str(source) in message else f"{source}: {message}")
+            failures.messages.append(about(source, error))
             continue
         finally:
             bar.close()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..data.datasets import folder_at
 from ..data.images import list_images
+from ..files import about
 from .cases import Case, Pair, pixels
 from .measures import Measure
 from .statistics import Summary, Value, summarize
@@ -222,8 +223,7 @@ def score(
     for outcome in method.results(cases):
         case = outcome.case
         if outcome.error is not None or outcome.restored is None or outcome.target is None:
-            text = str(outcome.error) or type(outcome.error).__name__
-            yield None, [text if case.source in text else f"{case.source}: {text}"]
+            yield None, [about(case.source, outcome.error)]
             continue
         restored, target = (each[None].float() / 255 for each in (outcome.restored, outcome.target))
         scores, failed = {}, []

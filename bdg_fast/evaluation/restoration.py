@@ -75,7 +75,12 @@ def degraded_version(photograph: Tensor, kind: str, number: int, share: float) -
     """One of :func:`versions`: the level, and ``[3, H, W]``; ``number`` counts the shares."""
     low, high = RANGES[kind]
     level, seed = low + (high - low) * share, torch.tensor([100 * list(RANGES).index(kind) + number])
-    return level, degrade(photograph[None], kind, level, seed)[0].mul(255).round().div(255)
+    return level, as_saved(degrade(photograph[None], kind, level, seed))[0]
+
+
+def as_saved(images: Tensor) -> Tensor:
+    """Images in [0, 1] as files of 8 bits hold them."""
+    return images.mul(255).round().div(255)
 
 
 def score(
@@ -95,7 +100,7 @@ def score(
     for name, photograph in photographs:
         clean = photograph[None]
         for kind, level, degraded in versions(photograph, kinds, shares):
-            restored = restore(degraded).clamp(0, 1).mul(255).round().div(255)
+            restored = as_saved(restore(degraded).clamp(0, 1))
             change = 255 * (restored - degraded).square().mean().sqrt()
             before, after = (float(psnr(each, clean)) for each in (degraded, restored))
             alike_before, alike = (float(ssim(each, clean)) for each in (degraded, restored))

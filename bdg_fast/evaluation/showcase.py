@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..data.degrade import degrade
 from ..metrics import psnr
+from .restoration import as_saved
 
 SHOWN = {"noise": 25.0, "blur": 2.0, "rain": 1.0, "snow": 0.7, "haze": 1.2, "lowlight": 2.5, "jpeg": 70.0}
 """Degradations and levels, in the units of `bdg_fast.data.degrade`: in the middle."""
@@ -37,8 +38,8 @@ def cases(clean: Tensor, restore: Callable[[Tensor], Tensor], seed: int = 0) -> 
     """
     found = []
     for kind, level in SHOWN.items():
-        degraded = _rounded(degrade(clean[None], kind, level, torch.tensor([seed])))
-        restored = _rounded(restore(degraded).clamp(0, 1))
+        degraded = as_saved(degrade(clean[None], kind, level, torch.tensor([seed])))
+        restored = as_saved(restore(degraded).clamp(0, 1))
         before, after = (float(psnr(each, clean[None])) for each in (degraded, restored))
         found.append(Case(kind, degraded[0], restored[0], before, after))
     return found
@@ -63,7 +64,3 @@ def side_by_side(*rows: Sequence[Tensor]) -> Tensor:
             top, left = i * (height + GAP), j * (width + GAP)
             page[:, top : top + height, left : left + width] = (picture * 255).round().to(torch.uint8)
     return page
-
-
-def _rounded(images: Tensor) -> Tensor:
-    return images.mul(255).round().div(255)

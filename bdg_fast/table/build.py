@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bdg_fast.files import write_atomically
+from bdg_fast.files import about, write_atomically
 
 from .describe import Describer, Row, Settings
 from .parts import read_note, require_pyarrow, write_part
@@ -164,8 +164,7 @@ def _described(item: Item, describe: Describer) -> Row | str:
     try:
         return describe(item.read())
     except Exception as error:  # decoders raise many types; one file must not end the run
-        told = str(error)
-        return told if item.key in told else f"{item.key}: {told}"
+        return about(item.key, error)
 
 
 def _digest(items: list[Item]) -> str:

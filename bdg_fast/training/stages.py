@@ -166,12 +166,7 @@ class StageModule(nn.Module):
             terms["frequency"] = losses.frequency_loss(x_lq - residual, clean)
         result: dict[str, Tensor] = {}
         if weights.keys() & COMPARED:
-            features = known
-            if features is None:
-                features = parts.unet.told(degraded)
-            if features is None:
-                assert parts.encoder is not None
-                features = parts.encoder(self.fingerprint(degraded))
+            features = self._read(degraded) if known is None else known
             if weights.keys() & {"bridging", "negative"}:
                 f_mas = parts.of_matrix(features)
                 if "bridging" in weights:
@@ -185,6 +180,13 @@ class StageModule(nn.Module):
                 result["accuracy"] = (logits.detach().argmax(1) == classes).float().mean()
         total = _sum(weights[name] * terms[name] for name in weights)
         return {"loss": total, **{name: term.detach() for name, term in terms.items()}, **result}
+
+    def _read(self, degraded: Tensor) -> Tensor:
+        """Features of fingerprints, by the encoder that there is: the network's own where it is conditional."""
+        encoder = self.parts.encoder
+        found = self.parts.unet.told(degraded) if encoder is None else encoder(self.fingerprint(degraded))
+        assert found is not None
+        return found
 
     def _completed(self, x_t: Tensor, x_lq: Tensor, residual: Tensor, t: Tensor) -> Tensor:
         """The noise that ``x_t`` holds if the residual is right, as the sampler has it."""
