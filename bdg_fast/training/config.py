@@ -159,20 +159,22 @@ class Validation:
 
     Attributes:
         every: steps from one to the next, beside the end of each stage; 0: none.
-        steps: of the sampler.
+        steps: of the sampler; by default those that ``network.sampler_steps`` says.
         crop: side of what is restored of each image, from its middle.
         pictures: of them are shown, degraded, restored and clean.
     """
 
     every: int = 5000
-    steps: int = 3
+    steps: int | None = None
     crop: int = 256
     pictures: int = 4
 
     def __post_init__(self) -> None:
         """Refuse bad settings, by name."""
-        for name, least in (("every", 0), ("steps", 1), ("crop", 16), ("pictures", 0)):
+        for name, least in (("every", 0), ("crop", 16), ("pictures", 0)):
             at_least(name, getattr(self, name), least)
+        if self.steps is not None:
+            at_least("steps", self.steps, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,6 +204,8 @@ class TrainConfig:
     Attributes:
         stages: in their order, by name.
         output: folder of the run.
+        init: what the network's weights are at the start: a folder, file or hub name for
+            :func:`bdg_fast.models.checkpoints.load_unet`, of a network like ``network``; random ones if not given.
         seed: of all that is random.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``; with several GPUs each process takes its own.
         dtype: of convolutions and products: ``"float32"``, or ``"bfloat16"``, with float32 weights and statistics.
@@ -216,6 +220,7 @@ class TrainConfig:
 
     stages: dict[str, Stage]
     output: str = "runs/train"
+    init: str | None = None
     seed: int = 0
     device: str = "auto"
     dtype: str = "float32"
@@ -240,6 +245,7 @@ class TrainConfig:
             torch.device("cpu" if self.device == "auto" else self.device)
         except RuntimeError:
             raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:1', got {self.device!r}") from None
+        check(self.init != "", "init must name a trained network, got ''")
         choice("dtype", self.dtype, ("float32", "bfloat16"))
         choice("parallel", self.parallel, ("ddp", "fsdp"))
         choice("non_finite", self.non_finite, ("stop", "skip"))
@@ -250,14 +256,15 @@ class TrainConfig:
             heads != "noise", "network.heads must be 'residual' or 'both': noise alone does not tell the restored image"
         )
         most = len(ResidualSampler.of(self.network).schedule)
-        check(self.validation.steps <= most, f"validation.steps must be at most {most}, got {self.validation.steps}")
+        steps = self.validation.steps
+        check(steps is None or steps <= most, f"validation.steps must be at most {most}, got {steps}")
         for name, stage in self.active.items():
             self._check_stage(f"stages.{name}", stage)
 
     def _check_stage(self, where: str, stage: Stage) -> None:
         weights = stage.losses.weights
         check(
-            self.network.heads == "residual" or "generation" in weights,
+            self.network.heads == "residual" or "generation" in weights or stage.reads_only,
             f"{where}.losses.generation must be above 0 for network.heads='both', whose noise nothing else trains",
         )
         check(

@@ -11,6 +11,8 @@ TERMS = ("generation", "reconstruction", "bridging", "classification", "negative
 """Of a stage's loss: (5), the first of (9), (6), (7), (10), and ours."""
 COMPARED = {"bridging", "classification", "negative"}
 """Those that read fingerprints."""
+READ = {"classification"}
+"""The one that needs nothing but fingerprints."""
 PUBLISHED = {
     "generation": (1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
     "bridging": (1.0, 0.0, 0.1, 0.1, 0.0, 0.0),
@@ -76,6 +78,9 @@ class Losses:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
     """One stage of training.
+
+    A stage of (7) alone trains the encoder of fingerprints, in a conditional network the network's own, at some fifty
+    times the images a second: what tells degradations apart need not be found out in the course of restoring.
 
     Attributes:
         coefficients: of the diffusion (`ResidualSchedule.stage`): ``"generation"``, ``"bridging"``, ``"restoration"``.
@@ -145,11 +150,20 @@ class Stage:
             not contrast or self.batch // self.accumulate > 1,
             f"batch must be at least 2 in each accumulated part, where {' and '.join(sorted(contrast))} compare images",
         )
-        learned = weights.keys() & {"generation", "reconstruction"}
-        check(bool(learned), "losses must train the network's output: generation or reconstruction must be above 0")
+        learned = weights.keys() & {"generation", "reconstruction"} or self.reads_only
+        check(
+            bool(learned),
+            "losses must train the network's output (generation or reconstruction above 0), "
+            "or classification alone, the encoder of fingerprints",
+        )
         if self.coefficients == "generation":
             odd = weights.keys() - {"generation", "reconstruction"}
             check(not odd, f"losses.{', '.join(sorted(odd))} must be 0 in generation, which has no degraded images")
             check(
                 self.degradations is None, "degradations must not be given in generation, which has no degraded images"
             )
+
+    @property
+    def reads_only(self) -> bool:
+        """Whether it trains what reads fingerprints alone, so that the network need not be evaluated."""
+        return self.losses.weights.keys() == READ

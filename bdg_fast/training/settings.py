@@ -148,7 +148,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "")
     found = []
     for name in dict.fromkeys([*old, *new]):
         full = _join(where, name)
-        if full in FREE or (name in old and name in new and old[name] == new[name]):
+        if full in FREE or old.get(name) == new.get(name):  # a setting that an older version had not is None
             continue
         if isinstance(old.get(name), Mapping) and isinstance(new.get(name), Mapping):
             found += differences(old[name], new[name], full)

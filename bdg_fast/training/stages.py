@@ -78,7 +78,7 @@ class Parts(nn.Module):
     def trained(self, stage: Stage) -> dict[str, nn.Parameter]:
         """Parameters that a stage's loss reaches, by name."""
         weights = stage.losses.weights
-        used = ["unet."]
+        used = ["unet.condition.encoder."] if stage.reads_only else ["unet."]
         if weights.keys() & COMPARED:
             used.append("encoder.")
         if weights.keys() & {"bridging", "negative"}:
@@ -142,6 +142,9 @@ class StageModule(nn.Module):
             share of classes that are told right.
         """
         weights, parts = self.stage.losses.weights, self.parts
+        if self.stage.reads_only:
+            loss, accuracy = self._classified(self._read(degraded), classes)
+            return {"loss": weights["classification"] * loss, "classification": loss.detach(), "accuracy": accuracy}
         x_lq = torch.zeros_like(clean) if self.stage.coefficients == "generation" else degraded
         draw = uniforms(step_seeds(seeds, step, TIMES), 1, 0)[:, 0, 0]
         t = self.trained[(draw * len(self.trained)).long().clamp_max(len(self.trained) - 1)]
@@ -175,9 +178,7 @@ class StageModule(nn.Module):
                 if "negative" in weights:
                     terms["negative"] = losses.negative_loss(f_mas)
             if "classification" in weights:
-                logits = parts.classifier(features)
-                terms["classification"] = losses.classification_loss(logits, classes)
-                result["accuracy"] = (logits.detach().argmax(1) == classes).float().mean()
+                terms["classification"], result["accuracy"] = self._classified(features, classes)
         total = _sum(weights[name] * terms[name] for name in weights)
         return {"loss": total, **{name: term.detach() for name, term in terms.items()}, **result}
 
@@ -187,6 +188,12 @@ class StageModule(nn.Module):
         found = self.parts.unet.told(degraded) if encoder is None else encoder(self.fingerprint(degraded))
         assert found is not None
         return found
+
+    def _classified(self, features: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """(7), and the share of degradations that are told right."""
+        logits = self.parts.classifier(features)
+        right = (logits.detach().argmax(1) == classes).float().mean()
+        return losses.classification_loss(logits, classes), right
 
     def _completed(self, x_t: Tensor, x_lq: Tensor, residual: Tensor, t: Tensor) -> Tensor:
         """The noise that ``x_t`` holds if the residual is right, as the sampler has it."""

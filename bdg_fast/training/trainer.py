@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from bdg_fast.kernels.pixelwise import derived_seeds
 from ..backends import default_device
 from ..data.loader import Batch
 from ..files import write_atomically
-from ..models.checkpoints import CheckpointError, save_unet
+from ..models.checkpoints import CheckpointError, load_unet, save_unet
 from ..sampler import ResidualSampler
 from . import checkpoint
 from .config import TrainConfig
@@ -183,6 +183,8 @@ class _Run:
         if saved is None:
             if problems:
                 raise CheckpointError("no checkpoint is whole: " + "; ".join(problems))
+            if self.config.init is not None:
+                self._begin_with(self.config.init)
             return
         if self.ranks.first:
             for step in checkpoint.steps(self.root):
@@ -195,6 +197,16 @@ class _Run:
                 raise CheckpointError(f"{saved.folder} does not fit the settings: {error}") from None
         self.counters |= saved.state
         self.optimizer_state = saved.optimizer
+
+    def _begin_with(self, init: str) -> None:
+        """Weights of a trained network, in place of random ones."""
+        found = load_unet(init)
+        own, its = asdict(self.config.network), asdict(found.config)
+        del own["sampler_steps"], its["sampler_steps"]  # nothing that weights depend on
+        if differing := differences(its, own):
+            raise ValueError(f"init={init!r} is another network than the settings': {', '.join(differing)} differ")
+        for unet in (self.parts.unet, self.average.unet):
+            unet.load_state_dict(found.state_dict())
 
     def _validation(self) -> HeldOut | None:
         settings = self.config.validation
@@ -340,7 +352,7 @@ class _Run:
             self.log.say(f"skipped {message}")
 
     def _validate(self, name: str, stage: Stage) -> None:
-        if self.held_out is None or stage.coefficients == "generation":
+        if self.held_out is None or stage.coefficients == "generation" or stage.reads_only:
             return
         whole = ResidualSampler.of(self.config.network, self.config.validation.steps)
         sampler = replace(whole, schedule=whole.schedule.stage(stage.coefficients))
