@@ -11,7 +11,7 @@ import argparse
 import fnmatch
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from bdg_fast.evaluation.restoration import CLEAN, KINDS, SHARES, Score, means, 
 from bdg_fast.files import write_atomically
 from bdg_fast.models import SHIPPED
 
-from .ablation_scores import Represent, bottleneck
+from .ablation_scores import Represent, bottleneck, photographs
 from .card_readout import known, readout
 from .peers import available
 
@@ -33,12 +33,6 @@ MILD = ("noise", "jpeg")
 """Degradations that are also scored at the least of their levels: what is nearly clean is to be left nearly alone."""
 WORST = 6
 READOUT_TRAIN, READOUT_CROP = 96, 128
-
-
-def photographs(files: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
-    """Names, and float32 ``[3, H, W]`` in [0, 1]."""
-    for file in files:
-        yield file.name, as_unit_rgb(read_image(file))
 
 
 def spread(files: Sequence[Path], count: int) -> list[Path]:
@@ -88,8 +82,8 @@ def main() -> int:
     texts = []
     for name, files in sets.items():
         began = time.monotonic()
-        scores = score(restorer.restore, photographs(files))
-        mild = score(restorer.restore, photographs(files), MILD, (0.0,))
+        scores = score(restorer.restore, photographs(files, 0))
+        mild = score(restorer.restore, photographs(files, 0), MILD, (0.0,))
         content["sets"][name] = {"scores": [one._asdict() for one in scores], "mild": [one._asdict() for one in mild]}
         kept = means(mild)
         texts.append(

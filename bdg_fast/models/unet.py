@@ -36,6 +36,7 @@ class UNetConfig:
         sum_scale: RDDM's: variance of its noise in all, and at the start.
         condition: width of the features of an image's fingerprint that the network is told (`Condition`); 0: none, as
             published.
+        condition_residual: whether that fingerprint is of the high-pass residual too, not of gray levels alone.
         sampler_steps: evaluations that restoring a picture takes unless told otherwise: what it was trained for.
     """
 
@@ -48,6 +49,7 @@ class UNetConfig:
     delta_end: float = 1.8e-3
     sum_scale: float = 1.0
     condition: int = 0
+    condition_residual: bool = True
     sampler_steps: int = 3
 
     def __post_init__(self) -> None:
@@ -116,7 +118,9 @@ class UNet(nn.Module, ModelHubMixin, library_name="bdg-fast", pipeline_tag="imag
         widths = [width * m for m in config.multipliers]
         self.stem = nn.Conv2d(6, width, 7, padding=3)
         self.time = TimeEmbedding(width)
-        self.condition = Condition(config.condition, time_width) if config.condition else None
+        self.condition: Condition | None = None
+        if config.condition:
+            self.condition = Condition(config.condition, time_width, config.condition_residual)
         last = len(widths) - 1
         inner = [width, *widths[:-1]]
         self.encoder = nn.ModuleList(
