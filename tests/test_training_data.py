@@ -88,6 +88,9 @@ def test_degraded_images_depend_on_their_seeds_alone():
     some = degraded_pair(batch, batch.seeds, CPU, names, used=("jpeg",))
     assert some.classes.tolist() == [2] * 6
     pairs = [degraded_pair(batch, batch.seeds, CPU, ("noise",), mild=mild) for mild in (1, 4)]
+    often = degraded_pair(batch, batch.seeds, CPU, names, draws={"jpeg": 1e6})
+    assert often.classes.tolist() == [2] * 6
+    assert torch.equal(degraded_pair(batch, batch.seeds, CPU, names, draws={"jpeg": 1}).classes, whole.classes)
     harm = [(pair.degraded - pair.clean).square().mean() for pair in pairs]
     assert harm[1] < harm[0]
     chain = degraded_pair(batch, batch.seeds, CPU, ("chain",))

@@ -276,6 +276,9 @@ class TrainConfig:
         unknown = set(stage.degradations or ()) - set(self.data.degradations)
         check(not unknown, f"{where}.degradations must be of data.degradations, got {', '.join(sorted(unknown))}")
         check(stage.degradations != (), f"{where}.degradations must not be empty")
+        seen = set(stage.degradations or self.data.degradations)
+        unknown = set(stage.draws) - (seen - {CHAIN})
+        check(not unknown, f"{where}.draws must be of the degradations drawn from, got {', '.join(sorted(unknown))}")
 
     @property
     def active(self) -> dict[str, Stage]:

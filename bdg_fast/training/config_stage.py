@@ -97,6 +97,7 @@ class Stage:
         variant: of (5): ``"plain"`` weighs all times alike; ``"published"`` is the equation, some 1e-5 of it, beside
             which lambda times (6) and (7) would be nearly all of (8).
         degradations: of `Data.degradations`, those that this stage sees; all if not given.
+        draws: how often degradations are drawn, relative to the others: 1 where not given (``{noise: 3}``).
         mild: levels of degradations are uniform for 1; above, low ones are more frequent (power of a uniform number).
         sampler_steps: train only the times at which a sampler of so many steps evaluates the network; 0 trains all.
     """
@@ -113,6 +114,7 @@ class Stage:
     losses: Losses = field(default_factory=Losses)
     variant: str = "plain"
     degradations: tuple[str, ...] | None = None
+    draws: dict[str, float] = field(default_factory=dict)
     mild: float = 1.0
     sampler_steps: int = 0
 
@@ -131,6 +133,8 @@ class Stage:
             ("sampler_steps", 0),
         ):
             at_least(name, getattr(self, name), least)
+        never = {name: often for name, often in self.draws.items() if not 0 < often < math.inf}
+        check(not never, f"draws must be above 0, got {never}")
         check(0 < self.mild < math.inf, f"mild must be above 0, got {self.mild}")
         check(0 < self.lr < math.inf, f"lr must be above 0, got {self.lr}")
         check(self.sampler_steps <= STEPS, f"sampler_steps must be at most {STEPS}, got {self.sampler_steps}")
@@ -159,9 +163,8 @@ class Stage:
         if self.coefficients == "generation":
             odd = weights.keys() - {"generation", "reconstruction"}
             check(not odd, f"losses.{', '.join(sorted(odd))} must be 0 in generation, which has no degraded images")
-            check(
-                self.degradations is None, "degradations must not be given in generation, which has no degraded images"
-            )
+            for name in ("degradations", "draws"):
+                check(not getattr(self, name), f"{name} must not be given in generation, which has no degraded images")
 
     @property
     def reads_only(self) -> bool:
