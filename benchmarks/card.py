@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,17 @@ MILD = ("noise", "jpeg")
 """Degradations that are also scored at the least of their levels: what is nearly clean is to be left nearly alone."""
 WORST = 6
 READOUT_TRAIN, READOUT_CROP = 96, 128
+
+
+def plain(scores: Sequence[Score]) -> list[dict[str, Any]]:
+    """For JSON, which has no infinity: the PSNR of what was not degraded is null."""
+    return [
+        {
+            name: None if isinstance(value, float) and math.isinf(value) else value
+            for name, value in one._asdict().items()
+        }
+        for one in scores
+    ]
 
 
 def spread(files: Sequence[Path], count: int) -> list[Path]:
@@ -84,7 +96,7 @@ def main() -> int:
         began = time.monotonic()
         scores = score(restorer.restore, photographs(files, 0))
         mild = score(restorer.restore, photographs(files, 0), MILD, (0.0,))
-        content["sets"][name] = {"scores": [one._asdict() for one in scores], "mild": [one._asdict() for one in mild]}
+        content["sets"][name] = {"scores": plain(scores), "mild": plain(mild)}
         kept = means(mild)
         texts.append(
             f"{len(files)} {name}:\n\n{table(scores)}\n\nChanged (root mean square, in 1/255): "
@@ -117,7 +129,7 @@ def main() -> int:
                 "its range\n"
             )
             print(texts[-1])
-    text = json.dumps(content, indent=1) + "\n"
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     write_atomically(arguments.out / "scores.json", lambda file: file.write_text(text, encoding="utf-8"))
     write_atomically(arguments.out / "tables.md", lambda file: file.write_text("\n".join(texts), encoding="utf-8"))
     return 0

@@ -24,8 +24,9 @@ def test_the_files_of_the_project_are_good_and_come_back(name):
     assert [*dict.fromkeys(stage.coefficients for stage in config.stages.values())] == list(STAGES)
 
 
-def test_the_shipped_network_is_what_its_settings_make():
-    config = load_config(ROOT / "configs" / "small.yaml")
+@pytest.mark.parametrize("file", ["small.yaml", "small-again.yaml"])
+def test_the_shipped_network_is_what_its_settings_make(file):
+    config = load_config(ROOT / "configs" / file)
     assert UNet.from_pretrained(SHIPPED).config == config.network
     assert {"lomiri-*", "gcompris-*"} <= set(config.data.exclude)  # what its card was measured on
 

@@ -26,6 +26,9 @@ CLASSES_OF_CHAIN = tuple(f"state {state}" for state in range(STATES))
 class Encoder:
     """What reads fingerprints (`bdg_fast.models.Fingerprint`, `GLCMEncoder`, `Projection`, `losses.Temperature`).
 
+    A conditional network has a fingerprint and an encoder of its own (`network.condition`): of these settings only
+    ``projection`` and ``temperature`` are for it.
+
     Attributes:
         angles, scales, levels: of the matrices.
         residual: join the matrix of the high-pass residual.
