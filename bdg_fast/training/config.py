@@ -280,8 +280,10 @@ class TrainConfig:
         check(not unknown, f"{where}.degradations must be of data.degradations, got {', '.join(sorted(unknown))}")
         check(stage.degradations != (), f"{where}.degradations must not be empty")
         seen = set(stage.degradations or self.data.degradations)
-        unknown = set(stage.draws) - (seen - {CHAIN})
-        check(not unknown, f"{where}.draws must be of the degradations drawn from, got {', '.join(sorted(unknown))}")
+        for name, given in (("draws", stage.draws), ("mild", stage.mild)):
+            unknown = set(given if isinstance(given, dict) else ()) - (seen - {CHAIN})
+            odd = ", ".join(sorted(unknown))
+            check(not unknown, f"{where}.{name} must be of the degradations drawn from, got {odd}")
 
     @property
     def active(self) -> dict[str, Stage]:

@@ -291,7 +291,7 @@ def degraded_pair(
     device: torch.device,
     names: Sequence[str],
     used: Sequence[str] | None = None,
-    mild: float = 1.0,
+    mild: float | Mapping[str, float] = 1.0,
     draws: Mapping[str, float] | None = None,
 ) -> Pair:
     """Degrade a batch on ``device``, unless it has degraded images. Results are rounded to 1/255, as files hold them.
@@ -302,7 +302,7 @@ def degraded_pair(
         device: where it is computed.
         names: of degradations: classes are their numbers.
         used: of them, those to choose from; all if not given.
-        mild: power of the uniform numbers that levels are drawn by.
+        mild: power of the uniform numbers that levels are drawn by, of all or by name; 1 where not given.
         draws: how often names are chosen, relative to the others: 1 where not given.
     """
     clean = clean_images(batch, device)
@@ -321,7 +321,8 @@ def degraded_pair(
             rows = (kinds == kind).nonzero()[:, 0]
             low, high = RANGES[names[kind]]
             there = rows.to(device)
-            levels = low + (high - low) * share[rows] ** mild
+            power = mild.get(names[kind], 1.0) if isinstance(mild, Mapping) else mild
+            levels = low + (high - low) * share[rows] ** power
             degraded[there] = degrade(clean[there], names[kind], levels, own[rows].to(device))
         degraded, classes = (degraded * 255).round() / 255, kinds.to(device)
     return Pair(clean * 2 - 1, degraded * 2 - 1, classes)
