@@ -4,16 +4,17 @@ Arms are settings that replace those of one base. Equal compute is the same numb
 batches and crops: steps of stages that an arm leaves out go to its restoration. A step itself costs less where nothing
 reads fingerprints, and in generation; the measured seconds of training stand beside the results.
 
-    base                three stages, residual head, a network that is told the fingerprint, gray and residual
+    base                three stages, residual head, a network that is told the fingerprint, gray and residual;
+                        restoration trains the first time alone, and one step restores
     not told            the paper's: an encoder beside the network reads the fingerprint, for (6), (7) and (10) alone
     no fingerprint      the three stages without (6), (7) and (10): of the network alone
-    no bridging stage   restoration has its steps, with (6) and (10); so there is no (7) either
-    no classification   bridging without (7)
+    no bridging stage   restoration has its steps, with (6), (7) and (10)
+    no classification   without (7)
     both heads          residual and noise; (5) with lambda = 0.1 in restoration, where nothing else trains the noise
     DiffUIR             one stage, restoration, without fingerprints
     gray fingerprint    without the matrix of the high-pass residual
-    all times           restoration trains all times, as published, not those of three sampling steps alone
-    one step            restoration trains the first time alone, and one step restores
+    three steps         restoration trains the times of three sampling steps, which restore
+    all times           restoration trains all times, as published; three steps restore
 
 An arm of one seed begins with the weights and sees the images that its number tells. Finished ones are kept in
 ``OUT/results.json`` and skipped; the same command goes on with what was interrupted, and with more arms or seeds. Given
@@ -54,24 +55,26 @@ from .ablation_table import BASE, markdown
 
 WITHOUT_BRIDGING_STAGE = "stages.bridging.steps=0"
 NO_CONTRAST = ("stages.restoration.losses.bridging=0", "stages.restoration.losses.negative=0")
-NO_CLASSIFICATION = "stages.bridging.losses.classification=0"
+NO_CLASSIFICATION = tuple(f"stages.{name}.losses.classification=0" for name in ("bridging", "restoration"))
 NOT_TOLD = "network.condition=0"
 ARMS: dict[str, tuple[str, ...]] = {
     BASE: (),
     "not told": (NOT_TOLD,),
-    "no fingerprint": (NOT_TOLD, "stages.bridging.losses.bridging=0", NO_CLASSIFICATION, *NO_CONTRAST),
+    "no fingerprint": (NOT_TOLD, "stages.bridging.losses.bridging=0", *NO_CLASSIFICATION, *NO_CONTRAST),
     "no bridging stage": (WITHOUT_BRIDGING_STAGE,),
-    "no classification": (NO_CLASSIFICATION,),
+    "no classification": NO_CLASSIFICATION,
     "both heads": ("network.heads=both", "stages.restoration.losses.generation=0.1"),
-    "DiffUIR": (NOT_TOLD, "stages.generation.steps=0", WITHOUT_BRIDGING_STAGE, *NO_CONTRAST),
+    "DiffUIR": (
+        NOT_TOLD, "stages.generation.steps=0", WITHOUT_BRIDGING_STAGE, NO_CLASSIFICATION[1], *NO_CONTRAST,
+    ),
     "gray fingerprint": ("network.condition_residual=false",),
-    "all times": ("stages.restoration.sampler_steps=0",),
-    "one step": ("stages.restoration.sampler_steps=1", "network.sampler_steps=1"),
-}
+    "three steps": ("stages.restoration.sampler_steps=3", "network.sampler_steps=3"),
+    "all times": ("stages.restoration.sampler_steps=0", "network.sampler_steps=3"),
+}  # fmt: skip
 """Settings that an arm replaces."""
 STAGES = ("generation", "bridging", "restoration")
 CONFIG = Path(__file__).parents[1] / "configs/ablation.yaml"
-SAMPLED, SAMPLED_ARMS = (1, 3, 5, 10), (BASE, "all times")
+SAMPLED, SAMPLED_ARMS = (1, 3, 5, 10), ("three steps", "all times")
 """Numbers of sampling steps that some arms are also tried with."""
 READ_OUT = 64
 """Training photographs, at most, that the readout of inner features knows."""
@@ -344,7 +347,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3, help="of each arm, from 0 (default: %(default)s)")
     parser.add_argument("--steps-scale", type=float, default=1.0, help="factor of all stages' steps and warmup")
     parser.add_argument(
-        "--crop", type=int, default=128, help="side of what is tested, of the middle; 0: all (default: %(default)s)"
+        "--crop", type=int, default=64, help="side of what is tested, of the middle; 0: all (default: %(default)s)"
     )
     parser.add_argument("--config", type=Path, default=CONFIG, help="settings of the base (default: %(default)s)")
     parser.add_argument("--quiet", action="store_true", help="tell finished arms alone")

@@ -21,19 +21,20 @@ CHANGED = {
     "no fingerprint": {
         "network.condition",
         "stages.bridging.losses.bridging", "stages.bridging.losses.classification",
+        "stages.restoration.losses.classification",
         "stages.restoration.losses.bridging", "stages.restoration.losses.negative",
     },
     "no bridging stage": {"stages.bridging.steps", "stages.restoration.steps"},
-    "no classification": {"stages.bridging.losses.classification"},
+    "no classification": {"stages.bridging.losses.classification", "stages.restoration.losses.classification"},
     "both heads": {"network.heads", "stages.restoration.losses.generation"},
     "DiffUIR": {
-        "network.condition",
+        "network.condition", "stages.restoration.losses.classification",
         "stages.generation.steps", "stages.bridging.steps", "stages.restoration.steps",
         "stages.restoration.losses.bridging", "stages.restoration.losses.negative",
     },
     "gray fingerprint": {"network.condition_residual"},
-    "all times": {"stages.restoration.sampler_steps"},
-    "one step": {"stages.restoration.sampler_steps", "network.sampler_steps"},
+    "three steps": {"stages.restoration.sampler_steps", "network.sampler_steps"},
+    "all times": {"stages.restoration.sampler_steps", "network.sampler_steps"},
 }  # fmt: skip
 
 
@@ -41,7 +42,7 @@ CHANGED = {
 def test_an_arm_differs_from_the_base_in_what_it_says_at_equal_steps(tmp_path, arm):
     base, own = (arm_config(CONFIG, each, 1, tmp_path, 0.1) for each in (BASE, arm))
     assert set(differences(as_dict(base), as_dict(own))) == CHANGED[arm]
-    assert [stage.steps for stage in base.stages.values()] == [10, 20, 60]
+    assert [stage.steps for stage in base.stages.values()] == [5, 15, 70]
     assert sum(stage.steps for stage in own.active.values()) == 90
     uses_matrices = arm not in ("no fingerprint", "DiffUIR")
     assert own.uses_encoder == uses_matrices
@@ -66,7 +67,7 @@ def tiny(tmp_path_factory):
     stage = {"steps": 1, "batch": 2, "crop": 16, "lr": 1e-3}
     values = {
         "device": "cpu",
-        "network": {"width": 16, "multipliers": [1, 1], "condition": 8},
+        "network": {"width": 16, "multipliers": [1, 1], "condition": 8, "sampler_steps": 1},
         "encoder": {"residual": True, "angles": 2, "scales": [1], "levels": 8, "width": 16, "projection": 8},
         "data": {"source": "folder", "root": "photographs", "degradations": ["clean", "noise", "haze"], "held_out": 0},
         "stages": {name: {"coefficients": name, **stage} for name in ("generation", "bridging", "restoration")},
@@ -84,18 +85,18 @@ def finished(photographs, tiny, tmp_path_factory):
     train, test = photographs
     out = tmp_path_factory.mktemp("out")
     command = ["--root", train, "--test", test, "--config", tiny, "--out", out, "--seeds", 1, "--crop", 16, "--quiet"]
-    command = [*map(str, command), "--arms", "DiffUIR", "base"]
+    command = [*map(str, command), "--arms", "DiffUIR", "base", "all times"]
     assert main(command) == 0
     return command, out
 
 
 def test_results_and_table_are_written(finished):
     runs = json.loads((finished[1] / "results.json").read_text())["runs"]
-    assert list(runs) == ["base", "DiffUIR"]  # in the order of the arms
-    base, other = runs["base"]["0"], runs["DiffUIR"]["0"]
+    assert list(runs) == ["base", "DiffUIR", "all times"]  # in the order of the arms
+    base, other, times = (runs[arm]["0"] for arm in runs)
     assert base["steps"] == {"generation": 1, "bridging": 1, "restoration": 1}
     assert other["steps"] == {"restoration": 3}
-    assert set(base["sampling"]) == {"1", "3", "5", "10"} and other["sampling"] == {}
+    assert set(times["sampling"]) == {"1", "3", "5", "10"} and base["sampling"] == other["sampling"] == {}
     assert other["training_accuracy"] is None and 0 <= base["training_accuracy"] <= 1
     assert other["encoder_accuracy"] is None and 0 <= base["encoder_accuracy"] <= 1
     for one in (base, other):
@@ -104,7 +105,7 @@ def test_results_and_table_are_written(finished):
         mean = (one["scores"]["noise"]["psnr"] + one["scores"]["haze"]["psnr"]) / 2
         assert one["scores"]["mean"]["psnr"] == pytest.approx(mean)
         assert 0 <= one["readout_accuracy"] <= 1 and one["seconds"] > 0
-    assert base["sampling"]["3"] == base["scores"]["mean"]
+    assert times["sampling"]["3"] == times["scores"]["mean"]
     table = (finished[1] / "table.md").read_text()
     for text in ("| base | 1 |", "| DiffUIR | 1 |", "| degraded |", "| PSNR (dB) | noise | haze | mean |", "| 10 |"):
         assert text in table
@@ -144,7 +145,7 @@ def test_two_commands_share_the_work(finished, monkeypatch, capsys):
     monkeypatch.setattr(Ablation, "one", run_by_another)
     with locked(out / "base-1.lock", wait=False) as mine:
         assert mine and main([*command, "--seeds", "2"]) == 0
-    assert trained == [("DiffUIR", 1)]
+    assert trained == [("DiffUIR", 1), ("all times", 1)]
     assert capsys.readouterr().err.endswith("other commands are still at base, seed 1\n")
     runs = json.loads((out / "results.json").read_text())["runs"]
     assert list(runs["DiffUIR"]) == ["0", "1"] and list(runs["base"]) == ["0"]
