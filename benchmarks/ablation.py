@@ -4,26 +4,32 @@ Arms are settings that replace those of one base. Equal compute is the same numb
 batches and crops: steps of stages that an arm leaves out go to its restoration. A step itself costs less where nothing
 reads fingerprints, and in generation; the measured seconds of training stand beside the results.
 
-    base                three stages, residual fingerprint, residual head
+    base                three stages, residual head, a network that is told the fingerprint, gray and residual
+    not told            the paper's: an encoder beside the network reads the fingerprint, for (6), (7) and (10) alone
     no fingerprint      the three stages without (6), (7) and (10): of the network alone
     no bridging stage   restoration has its steps, with (6) and (10); so there is no (7) either
     no classification   bridging without (7)
     both heads          residual and noise; (5) with lambda = 0.1 in restoration, where nothing else trains the noise
     DiffUIR             one stage, restoration, without fingerprints
     gray fingerprint    without the matrix of the high-pass residual
+    all times           restoration trains all times, as published, not those of three sampling steps alone
+    one step            restoration trains the first time alone, and one step restores
 
 An arm of one seed begins with the weights and sees the images that its number tells. Finished ones are kept in
-``OUT/results.json`` and skipped; the same command goes on with what was interrupted, and with more arms or seeds.
+``OUT/results.json`` and skipped; the same command goes on with what was interrupted, and with more arms or seeds. Given
+twice at once, on a machine of several cores, the commands share the work.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import hashlib
 import json
 import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -49,21 +55,24 @@ from .ablation_table import BASE, markdown
 WITHOUT_BRIDGING_STAGE = "stages.bridging.steps=0"
 NO_CONTRAST = ("stages.restoration.losses.bridging=0", "stages.restoration.losses.negative=0")
 NO_CLASSIFICATION = "stages.bridging.losses.classification=0"
+NOT_TOLD = "network.condition=0"
 ARMS: dict[str, tuple[str, ...]] = {
     BASE: (),
-    "no fingerprint": ("stages.bridging.losses.bridging=0", NO_CLASSIFICATION, *NO_CONTRAST),
+    "not told": (NOT_TOLD,),
+    "no fingerprint": (NOT_TOLD, "stages.bridging.losses.bridging=0", NO_CLASSIFICATION, *NO_CONTRAST),
     "no bridging stage": (WITHOUT_BRIDGING_STAGE,),
     "no classification": (NO_CLASSIFICATION,),
     "both heads": ("network.heads=both", "stages.restoration.losses.generation=0.1"),
-    "DiffUIR": ("stages.generation.steps=0", WITHOUT_BRIDGING_STAGE, *NO_CONTRAST),
-    "gray fingerprint": ("encoder.residual=false",),
+    "DiffUIR": (NOT_TOLD, "stages.generation.steps=0", WITHOUT_BRIDGING_STAGE, *NO_CONTRAST),
+    "gray fingerprint": ("network.condition_residual=false",),
+    "all times": ("stages.restoration.sampler_steps=0",),
+    "one step": ("stages.restoration.sampler_steps=1", "network.sampler_steps=1"),
 }
 """Settings that an arm replaces."""
 STAGES = ("generation", "bridging", "restoration")
 CONFIG = Path(__file__).parents[1] / "configs/ablation.yaml"
-SAMPLER_STEPS = 3
-SAMPLED = (1, 3, 5, 10)
-"""Numbers of sampling steps that the base is also tried with."""
+SAMPLED, SAMPLED_ARMS = (1, 3, 5, 10), (BASE, "all times")
+"""Numbers of sampling steps that some arms are also tried with."""
 READ_OUT = 64
 """Training photographs, at most, that the readout of inner features knows."""
 LAST_LINES = 4
@@ -126,8 +135,23 @@ def training_seconds(lines: Sequence[Mapping[str, Any]], config: TrainConfig) ->
     return seconds
 
 
-def trained_encoder(config: TrainConfig) -> Represent | None:
+@contextlib.contextmanager
+def locked(path: Path, wait: bool) -> Iterator[bool]:
+    """Whether no other process holds the file ``path``; one that ends, however, lets go of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def trained_encoder(config: TrainConfig, unet: UNet) -> Represent | None:
     """The encoder's features of fingerprints at the end of a run; None if it has none."""
+    if unet.condition is not None:
+        return lambda x_lq, seeds: unet.condition.features(x_lq)
     if not config.uses_encoder:
         return None
     saved, problems = checkpoint.load(Path(config.output, CHECKPOINTS))
@@ -150,18 +174,21 @@ def measured(
     # the CPU whatever the run's device: scores of all machines are of the same arithmetic
     _, network = network_of("auto", unet, torch.device("cpu"), torch.float32)
     kinds = config.data.degradations
-    sampler = ResidualSampler.of(unet.config, SAMPLER_STEPS)
+    sampler = ResidualSampler.of(unet.config)
     lines = read_log(config.output)
     told = [line["accuracy"] for line in lines if "accuracy" in line][-LAST_LINES:]
     seconds = training_seconds(lines, config)
     found = scores(network, sampler, test, kinds, crop)
     sampling = {}
     for steps in sampled:
-        again = found if steps == SAMPLER_STEPS else None
-        again = again or scores(network, ResidualSampler.of(unet.config, steps), test, kinds, crop)
+        again = (
+            found
+            if steps == sampler.steps
+            else scores(network, ResidualSampler.of(unet.config, steps), test, kinds, crop)
+        )
         sampling[str(steps)] = again["mean"]
     known = train[:: -(-len(train) // READ_OUT)]
-    encoder = trained_encoder(config)
+    encoder = trained_encoder(config, unet)
     told_by = {
         name: readout(*(represented(represent, files, kinds, crop) for files in (known, test)))
         for name, represent in (("readout", bottleneck(network, sampler)), ("encoder", encoder))
@@ -233,14 +260,13 @@ class Ablation:
             },
         }
         self.results: dict[str, Any] = {"conditions": conditions, "runs": {}}
-        path = self.out / RESULTS
-        if path.exists():
-            self.results = json.loads(path.read_text(encoding="utf-8"))
-            old = self.results["conditions"]
-            changed = differences(old["settings"], plain)
-            changed += [name for name in ("steps", "training", "test") if old[name] != conditions[name]]
-            if changed:
-                raise ValueError(f"--out holds results of other conditions: {', '.join(changed)} differ in {path}")
+        self.read()
+        old = self.results["conditions"]
+        changed = differences(old["settings"], plain)
+        changed += [name for name in ("steps", "training", "test") if old[name] != conditions[name]]
+        if changed:
+            path = self.out / RESULTS
+            raise ValueError(f"--out holds results of other conditions: {', '.join(changed)} differ in {path}")
         for arm in arguments.arms:  # bad settings fail before anything is trained
             self.config(arm, 0)
 
@@ -250,38 +276,55 @@ class Ablation:
         output = self.out / f"{arm.replace(' ', '-')}-{seed}"
         return arm_config(given.config, arm, seed, output, given.steps_scale, self.more)
 
-    def run(self, stop: StopRequest) -> bool:
-        """Train and measure what is not there yet, all arms of a seed before the next; whether all is there."""
+    def run(self, stop: StopRequest) -> list[str]:
+        """Train and measure what is not there yet, all arms of a seed before the next.
+
+        Returns:
+            Runs whose results are not there, because other commands are at them, or because of ``stop``.
+        """
+        missing = []
         for seed in range(self.arguments.seeds):
             for arm in self.arguments.arms:
-                runs = self.results["runs"].setdefault(arm, {})
-                if str(seed) in runs:
-                    continue
-                if stop.asked:
-                    return False
-                config = self.config(arm, seed)
-                if not Trainer(config, quiet=self.arguments.quiet).run(stop=stop).finished:
-                    return False
-                sampled = SAMPLED if arm == BASE else ()
-                runs[str(seed)] = one = measured(config, self.train, self.test, self.arguments.crop, sampled)
-                self.write()
-                mean = one["scores"]["mean"]
-                print(
-                    f"{arm}, seed {seed}: {mean['psnr']:.2f} dB (degraded {mean['psnr_degraded']:.2f}), "
-                    f"SSIM {mean['ssim']:.4f}, accuracy {one['readout_accuracy']:.3f}, {one['seconds']:.0f} s",
-                    flush=True,
-                )
+                with locked(self.out / f"{arm.replace(' ', '-')}-{seed}.lock", wait=False) as mine:
+                    self.read()
+                    there = str(seed) in self.results["runs"].get(arm, {})
+                    if not there and not (mine and not stop.asked and self.one(arm, seed, stop)):
+                        missing.append(f"{arm}, seed {seed}")
+        return missing
+
+    def one(self, arm: str, seed: int, stop: StopRequest) -> bool:
+        """Train and measure a run; whether it was not stopped before its end."""
+        config = self.config(arm, seed)
+        if not Trainer(config, quiet=self.arguments.quiet).run(stop=stop).finished:
+            return False
+        sampled = SAMPLED if arm in SAMPLED_ARMS else ()
+        one = measured(config, self.train, self.test, self.arguments.crop, sampled)
+        self.add(arm, seed, one)
+        mean = one["scores"]["mean"]
+        print(
+            f"{arm}, seed {seed}: {mean['psnr']:.2f} dB (degraded {mean['psnr_degraded']:.2f}), "
+            f"SSIM {mean['ssim']:.4f}, accuracy {one['readout_accuracy']:.3f}, {one['seconds']:.0f} s",
+            flush=True,
+        )
         return True
 
-    def write(self) -> None:
-        """Results and table, each whole."""
-        runs = self.results["runs"]  # in the order of the arms, whenever they were trained
-        self.results["runs"] = {
-            arm: dict(sorted(runs[arm].items(), key=lambda x: int(x[0]))) for arm in ARMS if arm in runs
-        }
-        self.out.mkdir(parents=True, exist_ok=True)
-        for name, text in ((RESULTS, json.dumps(self.results, indent=1) + "\n"), (TABLE, markdown(self.results))):
-            write_atomically(self.out / name, lambda file, text=text: file.write_text(text, encoding="utf-8"))
+    def read(self) -> None:
+        """What is there, of this command and of others."""
+        path = self.out / RESULTS
+        if path.exists():
+            self.results = json.loads(path.read_text(encoding="utf-8"))
+
+    def add(self, arm: str, seed: int, one: Mapping[str, Any]) -> None:
+        """Write results, and a table of all that are there, each whole."""
+        with locked(self.out / "results.lock", wait=True):
+            self.read()
+            runs = self.results["runs"]
+            runs.setdefault(arm, {})[str(seed)] = one
+            self.results["runs"] = {  # in the order of the arms, whenever they were trained
+                arm: dict(sorted(runs[arm].items(), key=lambda x: int(x[0]))) for arm in ARMS if arm in runs
+            }
+            for name, text in ((RESULTS, json.dumps(self.results, indent=1) + "\n"), (TABLE, markdown(self.results))):
+                write_atomically(self.out / name, lambda file, text=text: file.write_text(text, encoding="utf-8"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -309,15 +352,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         ablation = Ablation(arguments)
         with stop_on_signals() as stop:
-            finished = ablation.run(stop)
+            missing = ablation.run(stop)
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
-    if not finished:
+    if stop.asked and missing:
         name = signal.Signals(stop.asked).name
         print(f"{parser.prog}: {name}: the same command goes on", file=sys.stderr)
         return 128 + stop.asked
-    print(markdown(ablation.results))
+    if any(ablation.results["runs"].values()):
+        print(markdown(ablation.results))
+    if missing:
+        print(f"{parser.prog}: other commands are still at {'; '.join(missing)}", file=sys.stderr)
     return 0
 
 

@@ -15,17 +15,13 @@ from torch import Tensor
 from bdg_fast.data.degrade import RANGES, degrade
 from bdg_fast.data.images import as_unit_rgb, read_image
 from bdg_fast.evaluation.probe import knn
+from bdg_fast.evaluation.restoration import CLEAN, as_saved, means, score
 from bdg_fast.kernels.pixelwise import derived_seeds, image_normals, uniforms
-from bdg_fast.metrics import psnr, ssim
 from bdg_fast.models import UNetOutput
 from bdg_fast.sampler import ResidualSampler
 
-SHARES = (1 / 6, 1 / 2, 5 / 6)
-"""Levels of each degradation, as shares of its range."""
-CLEAN = "clean"
-"""The degradation that is none. What was equal before has no PSNR: no mean counts it."""
 MOST = 100.0
-"""PSNR in dB that an image counts with where it is equal to the clean one, or nearly."""
+"""PSNR in dB that images count with where they are equal to the clean ones, or nearly."""
 TOGETHER = 8
 """Images evaluated at once."""
 LEVEL, VERSION, START = 0, 1, 2
@@ -37,10 +33,8 @@ Represent = Callable[[Tensor, Tensor], Tensor]
 
 
 class Versions(NamedTuple):
-    """One photograph, degraded in several ways."""
+    """One photograph in every degradation."""
 
-    kinds: list[str]
-    clean: Tensor  # float32 [1, 3, H, W] in [0, 1]
     degraded: Tensor  # float32 [n, 3, H, W] in [0, 1], of 8 bits
     seeds: Tensor  # int64 [n], of the noise that restoration starts from
 
@@ -51,26 +45,29 @@ def middle(image: Tensor, crop: int) -> Tensor:
         size = image.shape[dim]
         if 0 < crop < size:
             image = image.narrow(dim, (size - crop) // 2, crop)
-    return image
+    return image.contiguous()
 
 
-def versions(files: Sequence[Path], kinds: Sequence[str], shares: Sequence[float], crop: int) -> Iterator[Versions]:
-    """The photographs in their order, each degraded by every kind; without ``shares`` at one random level a kind."""
-    for number, file in enumerate(files):
-        clean = middle(as_unit_rgb(read_image(file)), crop)[None].contiguous()
+def photographs(files: Sequence[Path], crop: int) -> Iterator[tuple[str, Tensor]]:
+    """Names, and the middles as float32 ``[3, H, W]`` in [0, 1]."""
+    for file in files:
+        yield file.name, middle(as_unit_rgb(read_image(file)), crop)
+
+
+def versions(files: Sequence[Path], kinds: Sequence[str], crop: int) -> Iterator[Versions]:
+    """The photographs in their order, each degraded by every kind at one random level of its range."""
+    for number, (_, clean) in enumerate(photographs(files, crop)):
         own = torch.tensor([number])
         drawn = uniforms(derived_seeds(own, LEVEL), len(kinds), 0)[0, 0].tolist()
-        names, found = [], []
+        found = []
         for place, kind in enumerate(kinds):
             low, high = RANGES[kind]
-            for index, share in enumerate((0.0,) if kind == CLEAN else shares or (drawn[place],)):
-                seed = derived_seeds(derived_seeds(own, VERSION), 100 * place + index)
-                names.append(kind)
-                found.append(degrade(clean, kind, low + (high - low) * share, seed))
-        degraded = torch.cat(found).mul(255).round().div(255)  # as files hold them
+            share = 0.0 if kind == CLEAN else drawn[place]
+            seed = derived_seeds(derived_seeds(own, VERSION), 100 * place)
+            found.append(as_saved(degrade(clean[None], kind, low + (high - low) * share, seed)))
         first = derived_seeds(own, START)
-        seeds = torch.cat([derived_seeds(first, index) for index in range(len(names))])
-        yield Versions(names, clean, degraded, seeds)
+        seeds = torch.cat([derived_seeds(first, index) for index in range(len(kinds))])
+        yield Versions(torch.cat(found), seeds)
 
 
 def start(sampler: ResidualSampler, x_lq: Tensor, seeds: Tensor) -> Tensor:
@@ -78,40 +75,33 @@ def start(sampler: ResidualSampler, x_lq: Tensor, seeds: Tensor) -> Tensor:
     return sampler.start(x_lq, noise=image_normals(seeds, x_lq.shape[2], x_lq.shape[3], 0))
 
 
-@torch.no_grad()
-def restored(network: Network, sampler: ResidualSampler, degraded: Tensor, seeds: Tensor) -> Tensor:
-    """``[n, 3, H, W]`` in [0, 1] as files hold it, of the same."""
-    parts = []
-    for x, own in zip(degraded.split(TOGETHER), seeds.split(TOGETHER), strict=True):
-        x_lq = x * 2 - 1
-        seed = own if sampler.draws else None
-        parts.append(sampler(network, x_lq, x_start=start(sampler, x_lq, own), seed=seed))
-    return torch.cat(parts).add(1).div(2).clamp(0, 1).mul(255).round().div(255)
-
-
 def scores(
     network: Network, sampler: ResidualSampler, files: Sequence[Path], kinds: Sequence[str], crop: int = 0
 ) -> dict[str, dict[str, float]]:
     """Means over photographs and levels, by degradation, and under ``"mean"`` those over all but clean ones.
 
+    Degradations and levels are those of the card of a checkpoint (`bdg_fast.evaluation.restoration`); restoration
+    starts from the same noise for all images.
+
     Returns:
         ``psnr``, ``ssim`` and, of what was to be restored, ``psnr_degraded`` and ``ssim_degraded``.
     """
-    found: dict[str, list[tuple[float, ...]]] = {kind: [] for kind in kinds}
-    for one in versions(files, kinds, SHARES, crop):
-        target = one.clean.expand_as(one.degraded)
-        after = restored(network, sampler, one.degraded, one.seeds)
-        measured = [psnr(after, target), ssim(after, target), psnr(one.degraded, target), ssim(one.degraded, target)]
-        for kind, values in zip(one.kinds, torch.stack(measured, 1).clamp_max(MOST).tolist(), strict=True):
-            found[kind].append(values)
-    names = ("psnr", "ssim", "psnr_degraded", "ssim_degraded")
-    result = {
-        kind: dict(zip(names, torch.tensor(rows, dtype=torch.float64).mean(0).tolist(), strict=True))
-        for kind, rows in found.items()
+    seed = torch.zeros(1, dtype=torch.int64)
+
+    @torch.no_grad()
+    def restore(degraded: Tensor) -> Tensor:
+        x_lq = degraded * 2 - 1
+        return (
+            sampler(network, x_lq, x_start=start(sampler, x_lq, seed), seed=seed if sampler.draws else None) / 2 + 0.5
+        )
+
+    found = means(score(restore, photographs(files, crop), [kind for kind in kinds if kind != CLEAN]))
+    return {
+        "mean" if kind == "all" else kind: {
+            name: min(getattr(one, name), MOST) for name in ("psnr", "ssim", "psnr_degraded", "ssim_degraded")
+        }
+        for kind, one in found.items()
     }
-    counted = [values for kind, values in result.items() if kind != CLEAN]
-    result["mean"] = {name: sum(values[name] for values in counted) / len(counted) for name in names}
-    return result
 
 
 def bottleneck(network: Network, sampler: ResidualSampler) -> Represent:
@@ -130,12 +120,12 @@ def represented(
     represent: Represent, files: Sequence[Path], kinds: Sequence[str], crop: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Features ``[n, C]`` of the photographs in all degradations, each at a random level, and which, int64 ``[n]``."""
-    features, labels = [], []
-    for one in versions(files, kinds, (), crop):
-        for x, own in zip(one.degraded.split(TOGETHER), one.seeds.split(TOGETHER), strict=True):
-            features.append(represent(x * 2 - 1, own))
-        labels += [kinds.index(kind) for kind in one.kinds]
-    return torch.cat(features), torch.tensor(labels)
+    features = [
+        represent(x * 2 - 1, own)
+        for one in versions(files, kinds, crop)
+        for x, own in zip(one.degraded.split(TOGETHER), one.seeds.split(TOGETHER), strict=True)
+    ]
+    return torch.cat(features), torch.arange(len(kinds)).repeat(len(files))
 
 
 def readout(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> float:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .ablation_scores import CLEAN
+from bdg_fast.evaluation.restoration import CLEAN
 
 BASE = "base"
 Record = Mapping[str, Any]
@@ -80,18 +80,23 @@ def markdown(results: Mapping[str, Any]) -> str:
             cells = [spread([record["scores"][kind][name] for record in records.values()], digits) for kind in columns]
             rows.append([arm, *cells])
         parts.append(table([title, *kinds, *(["clean (in no mean)"] if CLEAN in first else [])], rows))
-    base = runs.get(BASE, {})
-    numbers = sorted({number for record in base.values() for number in record["sampling"]}, key=int)
+    sampled = {arm: records for arm, records in runs.items() if any(one["sampling"] for one in records.values())}
+    numbers = sorted(
+        {number for records in sampled.values() for one in records.values() for number in one["sampling"]}, key=int
+    )
     if numbers:
         rows = [
             [
-                number,
+                f"{arm}: {title}",
                 *(
-                    spread(of(base, lambda record, at=(number, name): record["sampling"][at[0]][at[1]]), digits)
-                    for name, digits in (("psnr", 2), ("ssim", 4))
+                    spread(
+                        of(records, lambda one, at=(number, name): one["sampling"].get(at[0], {}).get(at[1])), digits
+                    )
+                    for number in numbers
                 ),
             ]
-            for number in numbers
+            for arm, records in sampled.items()
+            for name, title, digits in (("psnr", "PSNR (dB)", 2), ("ssim", "SSIM", 4))
         ]
-        parts.append(table(["sampling steps of base", "PSNR (dB)", "SSIM"], rows))
+        parts.append(table(["sampling steps", *numbers], rows))
     return "\n\n".join(parts) + "\n"

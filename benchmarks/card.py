@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from bdg_fast.evaluation.restoration import CLEAN, KINDS, SHARES, Score, means, 
 from bdg_fast.files import write_atomically
 from bdg_fast.models import SHIPPED
 
-from .ablation_scores import Represent, bottleneck
+from .ablation_scores import Represent, bottleneck, photographs
 from .card_readout import known, readout
 from .peers import available
 
@@ -35,10 +36,15 @@ WORST = 6
 READOUT_TRAIN, READOUT_CROP = 96, 128
 
 
-def photographs(files: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
-    """Names, and float32 ``[3, H, W]`` in [0, 1]."""
-    for file in files:
-        yield file.name, as_unit_rgb(read_image(file))
+def plain(scores: Sequence[Score]) -> list[dict[str, Any]]:
+    """For JSON, which has no infinity: the PSNR of what was not degraded is null."""
+    return [
+        {
+            name: None if isinstance(value, float) and math.isinf(value) else value
+            for name, value in one._asdict().items()
+        }
+        for one in scores
+    ]
 
 
 def spread(files: Sequence[Path], count: int) -> list[Path]:
@@ -88,9 +94,9 @@ def main() -> int:
     texts = []
     for name, files in sets.items():
         began = time.monotonic()
-        scores = score(restorer.restore, photographs(files))
-        mild = score(restorer.restore, photographs(files), MILD, (0.0,))
-        content["sets"][name] = {"scores": [one._asdict() for one in scores], "mild": [one._asdict() for one in mild]}
+        scores = score(restorer.restore, photographs(files, 0))
+        mild = score(restorer.restore, photographs(files, 0), MILD, (0.0,))
+        content["sets"][name] = {"scores": plain(scores), "mild": plain(mild)}
         kept = means(mild)
         texts.append(
             f"{len(files)} {name}:\n\n{table(scores)}\n\nChanged (root mean square, in 1/255): "
@@ -123,7 +129,7 @@ def main() -> int:
                 "its range\n"
             )
             print(texts[-1])
-    text = json.dumps(content, indent=1) + "\n"
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     write_atomically(arguments.out / "scores.json", lambda file: file.write_text(text, encoding="utf-8"))
     write_atomically(arguments.out / "tables.md", lambda file: file.write_text("\n".join(texts), encoding="utf-8"))
     return 0

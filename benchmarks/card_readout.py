@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bdg_fast.evaluation.restoration import CLEAN
 from bdg_fast.kernels.pixelwise import derived_seeds, uniforms
 
-from .ablation_scores import CLEAN, LEVEL, Represent, represented
+from .ablation_scores import LEVEL, Represent, represented
 
 NEIGHBOURS = 5
 

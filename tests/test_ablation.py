@@ -9,7 +9,7 @@ from PIL import Image
 from bdg_fast.data.images import bundled_photographs
 from bdg_fast.training.settings import as_dict, differences
 from benchmarks import ablation
-from benchmarks.ablation import ARMS, BASE, CONFIG, arm_config, main
+from benchmarks.ablation import ARMS, BASE, CONFIG, Ablation, arm_config, locked, main
 from benchmarks.ablation_scores import middle, readout
 from benchmarks.ablation_table import spread
 
@@ -17,7 +17,9 @@ pytest.importorskip("yaml")
 
 CHANGED = {
     "base": set(),
+    "not told": {"network.condition"},
     "no fingerprint": {
+        "network.condition",
         "stages.bridging.losses.bridging", "stages.bridging.losses.classification",
         "stages.restoration.losses.bridging", "stages.restoration.losses.negative",
     },
@@ -25,10 +27,13 @@ CHANGED = {
     "no classification": {"stages.bridging.losses.classification"},
     "both heads": {"network.heads", "stages.restoration.losses.generation"},
     "DiffUIR": {
+        "network.condition",
         "stages.generation.steps", "stages.bridging.steps", "stages.restoration.steps",
         "stages.restoration.losses.bridging", "stages.restoration.losses.negative",
     },
-    "gray fingerprint": {"encoder.residual"},
+    "gray fingerprint": {"network.condition_residual"},
+    "all times": {"stages.restoration.sampler_steps"},
+    "one step": {"stages.restoration.sampler_steps", "network.sampler_steps"},
 }  # fmt: skip
 
 
@@ -36,8 +41,8 @@ CHANGED = {
 def test_an_arm_differs_from_the_base_in_what_it_says_at_equal_steps(tmp_path, arm):
     base, own = (arm_config(CONFIG, each, 1, tmp_path, 0.1) for each in (BASE, arm))
     assert set(differences(as_dict(base), as_dict(own))) == CHANGED[arm]
-    assert [stage.steps for stage in base.stages.values()] == [15, 30, 60]
-    assert sum(stage.steps for stage in own.active.values()) == 105
+    assert [stage.steps for stage in base.stages.values()] == [10, 20, 60]
+    assert sum(stage.steps for stage in own.active.values()) == 90
     uses_matrices = arm not in ("no fingerprint", "DiffUIR")
     assert own.uses_encoder == uses_matrices
     assert own.network.heads == ("both" if arm == "both heads" else "residual")
@@ -61,7 +66,7 @@ def tiny(tmp_path_factory):
     stage = {"steps": 1, "batch": 2, "crop": 16, "lr": 1e-3}
     values = {
         "device": "cpu",
-        "network": {"width": 16, "multipliers": [1, 1]},
+        "network": {"width": 16, "multipliers": [1, 1], "condition": 8},
         "encoder": {"residual": True, "angles": 2, "scales": [1], "levels": 8, "width": 16, "projection": 8},
         "data": {"source": "folder", "root": "photographs", "degradations": ["clean", "noise", "haze"], "held_out": 0},
         "stages": {name: {"coefficients": name, **stage} for name in ("generation", "bridging", "restoration")},
@@ -125,12 +130,33 @@ def test_a_run_that_was_stopped_goes_on(finished, monkeypatch):
     assert after["runs"]["DiffUIR"]["0"] == before["runs"]["DiffUIR"]["0"]
 
 
+def test_two_commands_share_the_work(finished, monkeypatch, capsys):
+    """What another one is at is left to it, and its results are kept."""
+    command, out = finished
+    before = json.loads((out / "results.json").read_text())
+    trained = []
+
+    def run_by_another(self, arm, seed, stop):
+        trained.append((arm, seed))
+        Ablation(self.arguments).add(arm, seed, before["runs"]["base"]["0"])
+        return True
+
+    monkeypatch.setattr(Ablation, "one", run_by_another)
+    with locked(out / "base-1.lock", wait=False) as mine:
+        assert mine and main([*command, "--seeds", "2"]) == 0
+    assert trained == [("DiffUIR", 1)]
+    assert capsys.readouterr().err.endswith("other commands are still at base, seed 1\n")
+    runs = json.loads((out / "results.json").read_text())["runs"]
+    assert list(runs["DiffUIR"]) == ["0", "1"] and list(runs["base"]) == ["0"]
+    (out / "results.json").write_text(json.dumps(before))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["--steps-scale", "0"], "--steps-scale must be above 0"),
-        (["--arms", "none"], "--arms must be of 'base', 'no fingerprint'"),
+        (["--arms", "none"], "--arms must be of 'base', 'not told', 'no fingerprint'"),
         (["--exclude", "*"], "--exclude must leave photographs"),
         (["--crop", "32"], "--out holds results of other conditions: test differ"),
         (["--steps-scale", "2"], "--out holds results of other conditions: "),
@@ -154,7 +180,7 @@ def test_what_is_tested_on_is_not_trained_on(photographs, tiny, tmp_path, capsys
 
 def test_settings_of_an_arm_that_the_base_has_already_are_refused(tiny, tmp_path):
     with pytest.raises(ValueError, match="must not have the settings of the arm 'gray fingerprint' already"):
-        arm_config(tiny, "gray fingerprint", 0, tmp_path, more=["encoder.residual=false"])
+        arm_config(tiny, "gray fingerprint", 0, tmp_path, more=["network.condition_residual=false"])
     with pytest.raises(ValueError, match="--config must have the stages generation, bridging, restoration"):
         arm_config(tiny, BASE, 0, tmp_path, more=["stages.bridging.steps=0"])
 
@@ -162,7 +188,7 @@ def test_settings_of_an_arm_that_the_base_has_already_are_refused(tiny, tmp_path
 def test_small_parts():
     image = torch.arange(30.0).view(1, 5, 6)
     assert middle(image, 2).tolist() == [[[8, 9], [14, 15]]]
-    assert middle(image, 0) is image and middle(image, 9) is image
+    assert torch.equal(middle(image, 0), image) and torch.equal(middle(image, 9), image)
     assert spread([1.0, 3.0]) == "2.00 ± 1.41" and spread([0.5], 2, "+") == "+0.50" and spread([]) == "-"
     features, labels = torch.tensor([[0.0, 5.0], [0.1, 5.0], [9.0, 5.0], [9.1, 5.0]]), torch.tensor([0, 0, 1, 1])
     nine = (features.repeat(3, 1), labels.repeat(3))

@@ -24,8 +24,9 @@ def test_the_files_of_the_project_are_good_and_come_back(name):
     assert [*dict.fromkeys(stage.coefficients for stage in config.stages.values())] == list(STAGES)
 
 
-def test_the_shipped_network_is_what_its_settings_make():
-    config = load_config(ROOT / "configs" / "small.yaml")
+@pytest.mark.parametrize("file", ["small.yaml", "small-again.yaml"])
+def test_the_shipped_network_is_what_its_settings_make(file):
+    config = load_config(ROOT / "configs" / file)
     assert UNet.from_pretrained(SHIPPED).config == config.network
     assert {"lomiri-*", "gcompris-*"} <= set(config.data.exclude)  # what its card was measured on
 
@@ -84,6 +85,13 @@ def test_overrides_replace_what_a_file_says(tmp_path):
             "stages.bridging={coefficients: bridging, steps: 1, lr_end: 1e-5, schedule: constant}",
             r"lr_end must be 0 for",
         ),
+        ("stages.generation.draws={noise: 2}", r"^stages.generation.draws must not be given in generation"),
+        ("stages.bridging.mild={rain: 2}", r"^stages.bridging.mild must be of the degradations drawn from, got rain"),
+        ("stages.bridging.mild={noise: 0}", r"^stages.bridging.mild must be above 0, got"),
+        ("stages.bridging.mild=much", r"^stages.bridging.mild must be a number, got 'much'"),
+        ("stages.bridging.mild.noise=much", r"^stages.bridging.mild.noise must be a number, got 'much'"),
+        ("stages.bridging.draws={rain: 2}", r"^stages.bridging.draws must be of the degradations drawn from, got rain"),
+        ("stages.bridging.draws={noise: 0}", r"^stages.bridging.draws must be above 0, got \{'noise': 0.0\}"),
         ("stages.bridging.degradations=[rain]", r"^stages.bridging.degradations must be of .*, got rain"),
         ("stages.more.steps=1", r"^stages.more.coefficients must be given"),
         ("stages=[]", r"^stages must be settings by name"),

@@ -87,9 +87,15 @@ def test_degraded_images_depend_on_their_seeds_alone():
     torch.testing.assert_close(byte, byte.round(), atol=1e-3, rtol=0)
     some = degraded_pair(batch, batch.seeds, CPU, names, used=("jpeg",))
     assert some.classes.tolist() == [2] * 6
-    pairs = [degraded_pair(batch, batch.seeds, CPU, ("noise",), mild=mild) for mild in (1, 4)]
+    pairs = [
+        degraded_pair(batch, batch.seeds, CPU, ("noise",), mild=mild) for mild in (1, 4, {"noise": 4}, {"blur": 4})
+    ]
+    often = degraded_pair(batch, batch.seeds, CPU, names, draws={"jpeg": 1e6})
+    assert often.classes.tolist() == [2] * 6
+    assert torch.equal(degraded_pair(batch, batch.seeds, CPU, names, draws={"jpeg": 1}).classes, whole.classes)
     harm = [(pair.degraded - pair.clean).square().mean() for pair in pairs]
     assert harm[1] < harm[0]
+    assert harm[2] == harm[1] and harm[3] == harm[0]
     chain = degraded_pair(batch, batch.seeds, CPU, ("chain",))
     assert chain.classes.max() < 8
     given = batch._replace(degraded=255 - batch.clean, kinds=torch.arange(6))

@@ -19,17 +19,18 @@ WINDOW = 64
 
 
 class Condition(nn.Module):
-    """Fingerprints of an image, gray and residual, to features; these to what is added to the time.
+    """Fingerprints of an image to features; these to what is added to the time.
 
     Args:
         width: of the features.
         time_width: of the embedding of times.
+        residual: read the matrix of the high-pass residual too.
     """
 
-    def __init__(self, width: int, time_width: int) -> None:
+    def __init__(self, width: int, time_width: int, residual: bool = True) -> None:
         """Random weights."""
         super().__init__()
-        self.fingerprint = Fingerprint(residual=True)
+        self.fingerprint = Fingerprint(residual=residual)
         self.encoder = GLCMEncoder(self.fingerprint.levels, self.fingerprint.channels, width)
         self.embed = nn.Linear(width, time_width)
 
@@ -61,8 +62,10 @@ class Condition(nn.Module):
         if windows.dtype != torch.uint8:
             matrices: Tensor = self.fingerprint(windows)
             return matrices
-        residual = mas_glcm(windows, source="laplacian", quantizer="companded")
-        return torch.stack((mas_glcm(windows), residual), 1)
+        gray = mas_glcm(windows)
+        if self.fingerprint.residual is None:
+            return gray
+        return torch.stack((gray, mas_glcm(windows, source="laplacian", quantizer="companded")), 1)
 
     def forward(self, features: Tensor) -> Tensor:
         """``[B, width]`` to ``[B, time_width]``."""

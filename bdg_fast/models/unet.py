@@ -32,12 +32,14 @@ class UNetConfig(BackboneConfig):
             connections.
         condition: width of the features of an image's fingerprint that the network is told (`Condition`); 0: none, as
             published.
+        condition_residual: whether that fingerprint is of the high-pass residual too, not of gray levels alone.
     """
 
     width: int = 32
     multipliers: tuple[int, ...] = (1, 1, 1, 1)
     shared_encoder: bool = False
     condition: int = 0
+    condition_residual: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built, by name."""
@@ -92,7 +94,9 @@ class UNet(Backbone, ModelHubMixin, library_name="bdg-fast", pipeline_tag="image
         self.feature_channels, self.multiple, self.told_width = widths[-1], 2 ** len(widths), config.condition
         self.stem = nn.Conv2d(2 * config.channels, width, 7, padding=3)
         self.time = TimeEmbedding(width)
-        self.condition = Condition(config.condition, time_width) if config.condition else None
+        self.condition: Condition | None = None
+        if config.condition:
+            self.condition = Condition(config.condition, time_width, config.condition_residual)
         last = len(widths) - 1
         inner = [width, *widths[:-1]]
         self.encoder = nn.ModuleList(

@@ -27,6 +27,9 @@ CLASSES_OF_CHAIN = tuple(f"state {state}" for state in range(STATES))
 class Encoder:
     """What reads fingerprints (`bdg_fast.models.Fingerprint`, `GLCMEncoder`, `Projection`, `losses.Temperature`).
 
+    A conditional network has a fingerprint and an encoder of its own (`network.condition`): of these settings only
+    ``projection`` and ``temperature`` are for it.
+
     Attributes:
         angles, scales, levels: of the matrices.
         residual: join the matrix of the high-pass residual.
@@ -279,6 +282,11 @@ class TrainConfig:
         unknown = set(stage.degradations or ()) - set(self.data.degradations)
         check(not unknown, f"{where}.degradations must be of data.degradations, got {', '.join(sorted(unknown))}")
         check(stage.degradations != (), f"{where}.degradations must not be empty")
+        seen = set(stage.degradations or self.data.degradations)
+        for name, given in (("draws", stage.draws), ("mild", stage.mild)):
+            unknown = set(given if isinstance(given, dict) else ()) - (seen - {CHAIN})
+            odd = ", ".join(sorted(unknown))
+            check(not unknown, f"{where}.{name} must be of the degradations drawn from, got {odd}")
 
     @property
     def active(self) -> dict[str, Stage]:

@@ -97,7 +97,9 @@ class Stage:
         variant: of (5): ``"plain"`` weighs all times alike; ``"published"`` is the equation, some 1e-5 of it, beside
             which lambda times (6) and (7) would be nearly all of (8).
         degradations: of `Data.degradations`, those that this stage sees; all if not given.
-        mild: levels of degradations are uniform for 1; above, low ones are more frequent (power of a uniform number).
+        draws: how often degradations are drawn, relative to the others: 1 where not given (``{noise: 3}``).
+        mild: levels of degradations are uniform for 1; above, low ones are more frequent (power of a uniform one). For
+            all, or by name (``{noise: 2}``): 1 where not given.
         sampler_steps: train only the times at which a sampler of so many steps evaluates the network; 0 trains all.
     """
 
@@ -113,7 +115,8 @@ class Stage:
     losses: Losses = field(default_factory=Losses)
     variant: str = "plain"
     degradations: tuple[str, ...] | None = None
-    mild: float = 1.0
+    draws: dict[str, float] = field(default_factory=dict)
+    mild: float | dict[str, float] = 1.0
     sampler_steps: int = 0
 
     def __post_init__(self) -> None:
@@ -131,7 +134,10 @@ class Stage:
             ("sampler_steps", 0),
         ):
             at_least(name, getattr(self, name), least)
-        check(0 < self.mild < math.inf, f"mild must be above 0, got {self.mild}")
+        never = {name: often for name, often in self.draws.items() if not 0 < often < math.inf}
+        check(not never, f"draws must be above 0, got {never}")
+        powers = self.mild.values() if isinstance(self.mild, dict) else [self.mild]
+        check(all(0 < power < math.inf for power in powers), f"mild must be above 0, got {self.mild}")
         check(0 < self.lr < math.inf, f"lr must be above 0, got {self.lr}")
         check(self.sampler_steps <= STEPS, f"sampler_steps must be at most {STEPS}, got {self.sampler_steps}")
         check(self.lr_end <= self.lr, f"lr_end must be at most lr = {self.lr}, got {self.lr_end}")
@@ -159,9 +165,8 @@ class Stage:
         if self.coefficients == "generation":
             odd = weights.keys() - {"generation", "reconstruction"}
             check(not odd, f"losses.{', '.join(sorted(odd))} must be 0 in generation, which has no degraded images")
-            check(
-                self.degradations is None, "degradations must not be given in generation, which has no degraded images"
-            )
+            for name in ("degradations", "draws"):
+                check(not getattr(self, name), f"{name} must not be given in generation, which has no degraded images")
 
     @property
     def reads_only(self) -> bool:

@@ -6,7 +6,7 @@ So a run that goes on at any step, or on another number of ranks, sees what it w
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
@@ -291,7 +291,8 @@ def degraded_pair(
     device: torch.device,
     names: Sequence[str],
     used: Sequence[str] | None = None,
-    mild: float = 1.0,
+    mild: float | Mapping[str, float] = 1.0,
+    draws: Mapping[str, float] | None = None,
 ) -> Pair:
     """Degrade a batch on ``device``, unless it has degraded images. Results are rounded to 1/255, as files hold them.
 
@@ -301,7 +302,8 @@ def degraded_pair(
         device: where it is computed.
         names: of degradations: classes are their numbers.
         used: of them, those to choose from; all if not given.
-        mild: power of the uniform numbers that levels are drawn by.
+        mild: power of the uniform numbers that levels are drawn by, of all or by name; 1 where not given.
+        draws: how often names are chosen, relative to the others: 1 where not given.
     """
     clean = clean_images(batch, device)
     if batch.degraded is not None:
@@ -311,13 +313,16 @@ def degraded_pair(
     else:
         choice = [names.index(name) for name in (used or names)]
         which, share = uniforms(derived_seeds(seeds, 0), 1, DRAW)[:, :2, 0].unbind(1)  # on the CPU: nothing waits
-        kinds = torch.tensor(choice)[(which * len(choice)).long().clamp_max(len(choice) - 1)]
+        often = torch.tensor([(draws or {}).get(names[kind], 1.0) for kind in choice], dtype=torch.float64)
+        place = (often.cumsum(0) <= which[:, None].double() * often.sum()).sum(1)
+        kinds = torch.tensor(choice)[place.clamp_max(len(choice) - 1)]
         degraded, own = torch.empty_like(clean), derived_seeds(seeds, 1)
         for kind in sorted(set(kinds.tolist())):
             rows = (kinds == kind).nonzero()[:, 0]
             low, high = RANGES[names[kind]]
             there = rows.to(device)
-            levels = low + (high - low) * share[rows] ** mild
+            power = mild.get(names[kind], 1.0) if isinstance(mild, Mapping) else mild
+            levels = low + (high - low) * share[rows] ** power
             degraded[there] = degrade(clean[there], names[kind], levels, own[rows].to(device))
         degraded, classes = (degraded * 255).round() / 255, kinds.to(device)
     return Pair(clean * 2 - 1, degraded * 2 - 1, classes)

@@ -120,7 +120,8 @@ def _converted(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None:
             return None
-        return _converted(next(part for part in inner if part is not type(None)), value, where)
+        fitting = [part for part in inner if (typing.get_origin(part) is dict) == isinstance(value, Mapping)]
+        return _converted(next(part for part in fitting or inner if part is not type(None)), value, where)
     if dataclasses.is_dataclass(hint):
         return build(typing.cast("type[Any]", hint), {} if value is None else value, where)
     if origin is dict:
