@@ -79,6 +79,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("output", metavar="OUT", help="folder; for a single file also a file name")
     parser.add_argument("--checkpoint", metavar="PATH", help="trained weights (default: what comes along)")
+    parser.add_argument("--backbone", metavar="MODULE:CLASS", help="class of a checkpoint's network that is not ours")
     parser.add_argument("--steps", type=int, help="network evaluations a picture (default: as the network was trained)")
     parser.add_argument(
         "--tile", type=int, metavar="PIXELS", help="largest side evaluated at once (default: by memory)"
@@ -139,6 +140,7 @@ def _load(arguments: argparse.Namespace) -> Restorer:
     return Restorer.from_pretrained(
         arguments.checkpoint,
         steps=arguments.steps,
+        backbone=arguments.backbone,
         device=_device(arguments.device),
         dtype=arguments.dtype,
         backend=arguments.backend,
