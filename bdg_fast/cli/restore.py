@@ -286,8 +286,10 @@ def _compare(job: Job, restored: Image.Image | None = None) -> None:
 
 
 def _side_by_side(source: Path, restored: Image.Image) -> Image.Image:
-    """Before and after, upright."""
+    """Before and after, upright; before enlarged where after is larger."""
     before, after = (shown(image) for image in (open_image(source), restored))
+    if before.size != after.size:
+        before = before.resize(after.size, Image.Resampling.BICUBIC)
     both = Image.new("RGB", (before.width + after.width, after.height))
     both.paste(before, (0, 0))
     both.paste(after, (before.width, 0))

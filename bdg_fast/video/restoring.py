@@ -77,6 +77,8 @@ def restore_video(
         ImportError: PyAV is missing. VideoReadError: nothing can be read. ValueError: a bad argument, by name, or a
             clip that cannot be written so.
     """
+    if restorer.scale != 1:
+        raise ValueError(f"restorer must keep the size of frames, got one that enlarges them by {restorer.scale}")
     for name, value in (("batch", batch), ("part", part)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
