@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .memory import out_of_memory
-from .models import UNet, UNetConfig, UNetOutput, native
+from .models import Backbone, UNet, UNetOutput, native
 from .models.blocks import LinearAttention
 from .models.condition import Condition
 
@@ -34,7 +34,7 @@ class Conditional(Protocol):
     """A :data:`Network` that can be told of the degradation."""
 
     def __call__(self, x_t: Tensor, x_lq: Tensor, time: Tensor, condition: Tensor | None = None) -> UNetOutput:
-        """As :meth:`UNet.forward`."""
+        """As :meth:`Backbone.forward`."""
 
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
@@ -64,7 +64,7 @@ def native_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def dtype_of(backend: str, unet: UNet, device: torch.device) -> torch.dtype:
+def dtype_of(backend: str, unet: Backbone, device: torch.device) -> torch.dtype:
     """What ``dtype="auto"`` means: float32 where the CPU engine evaluates, else what the device computes natively."""
     if backend == "native" or (
         backend == "auto" and device.type == "cpu" and not _why_not("native", unet, device, torch.float32)
@@ -73,7 +73,7 @@ def dtype_of(backend: str, unet: UNet, device: torch.device) -> torch.dtype:
     return native_dtype(device)
 
 
-def network_of(backend: str, unet: UNet, device: torch.device, dtype: torch.dtype) -> tuple[str, Conditional]:
+def network_of(backend: str, unet: Backbone, device: torch.device, dtype: torch.dtype) -> tuple[str, Conditional]:
     """The backend that is taken, and the network evaluated by it.
 
     Args:
@@ -95,16 +95,19 @@ def network_of(backend: str, unet: UNet, device: torch.device, dtype: torch.dtyp
     elif reason := _why_not(backend, unet, device, dtype):
         raise ValueError(f"backend must be one that can run here, as 'auto' and 'eager' can, got {backend!r}: {reason}")
     if backend == "native":
+        assert isinstance(unet, UNet)  # nothing else is supported
         return backend, native.NativeUNet(unet)
     if backend == "compiled":
         return backend, CompiledNetwork(unet, device, dtype, or_eager=chosen)
     return backend, EagerNetwork(unet, device, dtype)
 
 
-def _why_not(backend: str, unet: UNet, device: torch.device, dtype: torch.dtype) -> str | None:
+def _why_not(backend: str, unet: Backbone, device: torch.device, dtype: torch.dtype) -> str | None:
     """Why a backend cannot run, or None."""
     if backend == "native":
         return native.unsupported(unet, device, dtype)
+    if backend == "compiled" and not unet.compiles:
+        return f"{type(unet).__name__} says that torch.compile cannot take it"
     return _why_not_compiled(device) if backend == "compiled" else None
 
 
@@ -126,7 +129,7 @@ class Told:
     """A conditional network that is told of whole images, whatever part of them it is given."""
 
     def __init__(self, network: Conditional, condition: Tensor) -> None:
-        """``condition``: ``[B, config.condition]`` (`bdg_fast.UNet.told`)."""
+        """``condition``: ``[B, told_width]`` (`bdg_fast.Backbone.told`)."""
         self.network, self.condition = network, condition
 
     def __call__(self, x_t: Tensor, x_lq: Tensor, time: Tensor) -> UNetOutput:
@@ -137,12 +140,12 @@ class Told:
 class EagerNetwork:
     """Operation by operation."""
 
-    def __init__(self, unet: UNet, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, unet: Backbone, device: torch.device, dtype: torch.dtype) -> None:
         """``unet`` as it is."""
         self.unet, self.device, self.dtype = unet, device, dtype
 
     def __call__(self, x_t: Tensor, x_lq: Tensor, time: Tensor, condition: Tensor | None = None) -> UNetOutput:
-        """As the network's forward; predictions float32 ``[B, 3, H, W]``."""
+        """As the network's forward; predictions float32 ``[B, C, H, W]``."""
         with _precision(self.device.type, self.dtype):
             found = self.unet(x_t, x_lq, time, condition)
         return UNetOutput(_float32(found.residual), _float32(found.noise), found.features)
@@ -151,11 +154,11 @@ class EagerNetwork:
 class CompiledNetwork:
     """By `torch.compile`: one graph for a single image and one for several, of any size; on the CPU a few of each.
 
-    Images are padded as :class:`UNet` pads them, outside of the graph, whose height and width are symbols. Padding
+    Images are padded as the network pads them, outside of the graph, whose height and width are symbols. Padding
     them further, to a few sizes, would change results: norms and attention read what is padded (docs/architecture.md).
     """
 
-    def __init__(self, unet: UNet, device: torch.device, dtype: torch.dtype, *, or_eager: bool = False) -> None:
+    def __init__(self, unet: Backbone, device: torch.device, dtype: torch.dtype, *, or_eager: bool = False) -> None:
         """A copy of ``unet`` where ``dtype`` is low; what is compiled is kept for later processes.
 
         ``or_eager``: where the compiler fails, warn and go on eagerly.
@@ -167,7 +170,7 @@ class CompiledNetwork:
         self._begun: set[bool] = set()
 
     def __call__(self, x_t: Tensor, x_lq: Tensor, time: Tensor, condition: Tensor | None = None) -> UNetOutput:
-        """As the network's forward, without features; predictions float32 ``[B, 3, H, W]``."""
+        """As the network's forward, without features; predictions float32 ``[B, C, H, W]``."""
         if x_t.numel() == 0 or self._failed:
             return self.eager(x_t, x_lq, time, condition)
         try:
@@ -184,8 +187,8 @@ class CompiledNetwork:
         if self.device.type == "cuda" and (batch > 1) not in self._begun:
             # how sums are split over the device is decided by the first size, which must not be anybody's
             self._begun.add(batch > 1)
-            side = TYPICAL_SIDE * 2 ** len(self.unet.encoder) // 16
-            typical = x_t.new_zeros(TYPICAL_BATCH if batch > 1 else 1, 3, side, side)
+            side = TYPICAL_SIDE * self.unet.multiple // 16
+            typical = x_t.new_zeros(TYPICAL_BATCH if batch > 1 else 1, x_t.shape[1], side, side)
             told = None if condition is None else condition[:1].expand(len(typical), -1)
             self._evaluate(typical, typical, time[:1].expand(len(typical)), told)
         residual, noise = self._evaluate(x_t, x_lq, time, condition)
@@ -201,12 +204,14 @@ class CompiledNetwork:
         for dim in (0, 2, 3) if several else (2, 3):
             torch._dynamo.mark_dynamic(x, dim)
         # memory of its own: an element of a table lies at another offset every time
-        time = (time[:1] if time.stride(0) == 0 else time).clone()
+        time = self.unet.times(time, len(x)).clone()
+        if several and len(time) > 1:
+            torch._dynamo.mark_dynamic(time, 0)
         if condition is not None:
             condition = condition.expand(len(x), -1).clone()
             if several:
                 torch._dynamo.mark_dynamic(condition, 0)
-        evaluate = _compiled(self.unet.config, self.device, self.dtype, several)
+        evaluate = _compiled((type(self.unet), repr(self.unet.config)), self.device, self.dtype, several)
         on_cpu = self.device.type == "cpu"
         with torch._dynamo.config.patch(recompile_limit=CPU_GRAPHS) if on_cpu else contextlib.nullcontext():
             found: tuple[Tensor | None, Tensor | None] = evaluate(self.unet, x, time, condition, self.dtype)
@@ -214,7 +219,7 @@ class CompiledNetwork:
 
 
 def _evaluate(
-    unet: UNet, x: Tensor, time: Tensor, condition: Tensor | None, dtype: torch.dtype
+    unet: Backbone, x: Tensor, time: Tensor, condition: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor | None, Tensor | None]:
     """What is compiled: float32 residual and noise of the padded size."""
     with _precision(x.device.type, dtype):
@@ -223,8 +228,8 @@ def _evaluate(
 
 
 @cache
-def _compiled(config: UNetConfig, device: torch.device, dtype: torch.dtype, several: bool) -> Callable[..., Any]:
-    """:func:`_evaluate`, compiled when it is first called; networks of one shape share it.
+def _compiled(shape: tuple[type, str], device: torch.device, dtype: torch.dtype, several: bool) -> Callable[..., Any]:
+    """:func:`_evaluate`, compiled when it is first called; networks of one class and configuration share it.
 
     Each has code of its own: Dynamo limits how many graphs a piece of code may have.
     """
@@ -232,13 +237,13 @@ def _compiled(config: UNetConfig, device: torch.device, dtype: torch.dtype, seve
     return torch.compile(FunctionType(code, _evaluate.__globals__), fullgraph=True)
 
 
-def rounded(unet: UNet, dtype: torch.dtype) -> UNet:
+def rounded(unet: Backbone, dtype: torch.dtype) -> Backbone:
     """``unet`` with the weights in ``dtype`` that autocast would round at every evaluation: the same results.
 
-    A copy where there are any. Linear attention computes with its weights in float32, norms do, and what reads
-    fingerprints.
+    A copy where there are any; of a `UNet` alone, as nobody knows where others compute in float32. Linear attention
+    computes with its weights in float32, norms do, and what reads fingerprints.
     """
-    if dtype == torch.float32:
+    if dtype == torch.float32 or not isinstance(unet, UNet):
         return unet
     unet = copy.deepcopy(unet)
     exact = {

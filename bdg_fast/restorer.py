@@ -20,7 +20,9 @@ from .backends import Network, Told, default_device, dtype_of, network_of
 from .bands import Keep, gathered, noise_rows, restored_rows, scaled
 from .graphs import CudaCapture, LoopGraphs
 from .memory import free_memory, out_of_memory
-from .models import SHIPPED, UNet
+from .models import SHIPPED, Backbone, UNet
+from .models.checkpoints import load_backbone
+from .models.kinds import find_backbone
 from .models.native import NativeUNet
 from .sampler import OFFICIAL, ResidualSampler
 from .streams import Restored, Stream, kind_of
@@ -52,7 +54,7 @@ class Restorer:
 
     def __init__(
         self,
-        unet: UNet,
+        unet: Backbone,
         sampler: ResidualSampler | None = None,
         *,
         device: str | torch.device = "auto",
@@ -64,7 +66,7 @@ class Restorer:
         """Prepare a network for inference: folded, in evaluation mode, on ``device``. ``unet`` itself is changed.
 
         Args:
-            unet: trained weights.
+            unet: trained weights; a `UNet`, or any other `Backbone` of three channels.
             sampler: default: that of the family the weights belong to (:meth:`ResidualSampler.of`).
             device: ``"auto"`` takes a GPU if there is one.
             dtype: of the network's convolutions and products: ``"float32"``, ``"bfloat16"``, ``"float16"``, or
@@ -77,11 +79,15 @@ class Restorer:
             seed: of the noise. It is drawn for each picture alone, so results do not depend on others.
 
         Raises:
-            ValueError: a bad argument, by name.
+            ValueError: a bad argument, by name. TypeError: ``unet`` is no `Backbone`.
 
         Warns:
             UserWarning: ``unet`` has the weights of a fresh network: what it makes of pictures is no restoration.
         """
+        if not isinstance(unet, Backbone):
+            raise TypeError(f"unet must be a bdg_fast.Backbone, as UNet is, got {type(unet).__name__}")
+        if unet.config.channels != 3:
+            raise ValueError(f"unet must be a network of 3 channels, of pixels, got {unet.config.channels}")
         if dtype != "auto" and dtype not in DTYPES:
             raise ValueError(f"dtype must be one of 'auto', {', '.join(map(repr, DTYPES))}, got {dtype!r}")
         if tile is not None and tile <= 2 * OVERLAP:
@@ -108,19 +114,28 @@ class Restorer:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | os.PathLike[str] | None = None, *, steps: int | None = None, **options: Any
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        steps: int | None = None,
+        backbone: type[Backbone] | str | None = None,
+        **options: Any,
     ) -> Restorer:
-        """Load a checkpoint (:meth:`UNet.from_pretrained`), ours or an official one, with the sampler it was made for.
+        """Load a checkpoint (:func:`bdg_fast.models.checkpoints.load_backbone`) with the sampler it was made for.
 
         Args:
             path: default: the small network that comes along (``bdg_fast/models/small``, with its card).
             steps: network evaluations a picture; default: what the network was trained for, 3 for official ones.
+            backbone: the class of a network that is not ours, or ``"package.module:Class"``, which is imported; code
+                that a checkpoint names is not.
             options: of the class.
 
         Raises:
-            FileNotFoundError: there is nothing at ``path``.
+            FileNotFoundError: there is nothing at ``path``. CheckpointError: it is no checkpoint, or one of a network
+                whose class must be given.
         """
-        unet = UNet.from_pretrained(SHIPPED if path is None else Path(path))
+        known = find_backbone(backbone) if isinstance(backbone, str) else backbone
+        unet = load_backbone(SHIPPED if path is None else Path(path), known)
         return cls(unet, ResidualSampler.of(unet.config, steps), **options)
 
     def __call__(self, image: Any, *, progress: Progress | None = None) -> Any:
@@ -206,7 +221,7 @@ class Restorer:
         Args:
             pixels: of any device.
             keep: of any rows of results ``[B, 3, h, W]`` makes what is returned of them, ``[B, C, h, W]``.
-            told: ``[B, config.condition]``, what a conditional network is told; default: :meth:`told`.
+            told: ``[B, told_width]``, what a conditional network is told; default: :meth:`told`.
         """
         told = None if told is None else told.to(self.device)
         if self.device.type == "cpu":
@@ -217,7 +232,7 @@ class Restorer:
     @torch.inference_mode()
     def told(self, pixels: Tensor) -> Tensor | None:
         """What a conditional network is told of pixels, as :meth:`restore` takes them; None if it is none."""
-        if self.unet.condition is None:
+        if not self.unet.told_width:
             return None
         pixels = pixels.to(self.device)
         return self.unet.told(pixels if pixels.dtype == torch.uint8 else scaled(pixels))
@@ -298,7 +313,7 @@ class Restorer:
 
         ``more``: seeds of the steps' noise where they draw, what a conditional network is told.
         """
-        seed, told = more[0] if self.sampler.draws else None, None if self.unet.condition is None else more[-1]
+        seed, told = more[0] if self.sampler.draws else None, more[-1] if self.unet.told_width else None
         network = self._telling(told)
         network = network if tile is None else TiledNetwork(network, tile)
         start = self.sampler.start(x_lq, noise=noise)
@@ -329,8 +344,10 @@ class Restorer:
 
     def _tile_for(self, batch: int) -> int:
         """Side of the largest square that half of the free memory holds, within limits."""
-        known, width = BYTES_PER_PIXEL["native" if self.backend == "native" else "eager"], self.unet.config.width
-        each = known.get(width, width * max(known.values()) // 32) * batch
+        each = self.unet.bytes_per_pixel * batch
+        if isinstance(self.unet, UNet):
+            known, width = BYTES_PER_PIXEL["native" if self.backend == "native" else "eager"], self.unet.config.width
+            each = known.get(width, width * max(known.values()) // 32) * batch
         # what the engine keeps for the next call is free too: else tiles would depend on what came before
         free = free_memory(self.device) + (self._native.held if self._native is not None else 0)
         side = int((free / 2 / each) ** 0.5)

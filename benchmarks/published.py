@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bdg_fast.models.backbone import UNetOutput, padded
 from bdg_fast.models.blocks import EPS, HEAD_WIDTH, HEADS, Attention, ChannelNorm, LinearAttention, ResidualBlock
-from bdg_fast.models.unet import UNet, UNetOutput, _levels, _padded
+from bdg_fast.models.unet import UNet, _levels
 
 
 class PublishedUNet(nn.Module):
@@ -25,7 +26,7 @@ class PublishedUNet(nn.Module):
     def forward(self, x_t: Tensor, x_lq: Tensor, time: Tensor) -> UNetOutput:
         unet = self.unet
         height, width = x_t.shape[2:]
-        x = _padded(torch.cat((x_t, x_lq), 1), 2 ** len(unet.encoder)).contiguous()
+        x = padded(torch.cat((x_t, x_lq), 1), 2 ** len(unet.encoder)).contiguous()
         embedding = unet.time(time)
         x = first = unet.stem(x)
         skips: list[Tensor] = []

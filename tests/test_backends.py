@@ -161,10 +161,11 @@ import torch
 import torch._inductor.compile_fx
 from torch._dynamo.utils import counters
 from bdg_fast.backends import CompiledNetwork
-from bdg_fast.models import UNet, UNetConfig, UNetOutput
+from bdg_fast.models import Backbone, UNet, UNetConfig, UNetOutput
 
-class Small(torch.nn.Module):  # as a UNet, in a tenth of the time
+class Small(Backbone):  # as a UNet, in a tenth of the time
     config = UNetConfig(width=8, multipliers=(1,))
+    one_time = True
 
     def __init__(self, seed):
         super().__init__()
@@ -172,8 +173,6 @@ class Small(torch.nn.Module):  # as a UNet, in a tenth of the time
         self.conv = torch.nn.Conv2d(6, 3, 3, padding=1)
 
     joined = lambda self, x_t, x_lq: torch.cat((x_t, x_lq), 1).contiguous(memory_format=torch.channels_last)
-
-    told = lambda self, x_lq: None
 
     def evaluate(self, x, time, condition=None):
         return UNetOutput(self.conv(x).sigmoid() * time, None, x)

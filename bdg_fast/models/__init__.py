@@ -1,10 +1,15 @@
-"""Networks: the residual-diffusion UNet and its checkpoints, and what reads fingerprints while it is trained."""
+"""Networks: what is asked of one, the residual-diffusion UNet, those of `diffusers`, checkpoints, and what reads
+fingerprints while they are trained.
+"""
 
 from pathlib import Path
 
+from .backbone import Backbone, BackboneConfig, UNetOutput
 from .condition import Condition
+from .diffusers_unet import DiffusersConfig, DiffusersUNet
 from .glcm_encoder import DegradationClassifier, Fingerprint, GLCMEncoder, Projection
-from .unet import SIZES, UNet, UNetConfig, UNetOutput
+from .kinds import ModuleConfig
+from .unet import SIZES, UNet, UNetConfig
 
 SHIPPED = Path(__file__).with_name("small")
 """The checkpoint that comes along; its README.md is the model card."""
@@ -12,10 +17,15 @@ SHIPPED = Path(__file__).with_name("small")
 __all__ = [
     "SHIPPED",
     "SIZES",
+    "Backbone",
+    "BackboneConfig",
     "Condition",
     "DegradationClassifier",
+    "DiffusersConfig",
+    "DiffusersUNet",
     "Fingerprint",
     "GLCMEncoder",
+    "ModuleConfig",
     "Projection",
     "UNet",
     "UNetConfig",

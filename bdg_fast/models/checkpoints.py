@@ -1,4 +1,4 @@
-"""Checkpoints: our own (safetensors and a configuration) and the published ones of DiffUIR and RDDM.
+"""Checkpoints: our own (safetensors, and a network's kind and configuration), and those published of DiffUIR and RDDM.
 
 One key map serves both: official names are rewritten by :data:`RENAMES`, in order. Only safetensors, and ``.pt`` files
 by ``weights_only=True``, are ever read.
@@ -10,14 +10,16 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
 
 from ..files import write_atomically
+from .backbone import Backbone, BackboneConfig
+from .kinds import KINDS, kind_of
 from .unet import UNet, UNetConfig
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -58,6 +60,9 @@ RENAMES = (
 """Official name to ours, all that match applied in turn."""
 
 
+B = TypeVar("B", bound=Backbone)
+
+
 class CheckpointError(ValueError):
     """A file that is no usable checkpoint; the message names the file and what is wrong with it."""
 
@@ -68,6 +73,47 @@ def our_name(official: str) -> str:
     for pattern, replacement in RENAMES:
         name = re.sub(pattern, replacement, name)
     return name
+
+
+@overload
+def load_backbone(path: str | os.PathLike[str], backbone: None = None, **hub: Any) -> Backbone: ...
+
+
+@overload
+def load_backbone(path: str | os.PathLike[str], backbone: type[B], **hub: Any) -> B: ...
+
+
+def load_backbone(path: str | os.PathLike[str], backbone: type[Backbone] | None = None, **hub: Any) -> Backbone:
+    """A network in evaluation mode, of any kind, from what ``save_pretrained`` wrote; `UNet`'s as :func:`load_unet`.
+
+    Code that a checkpoint names is never imported: the class of a kind that is not ours is given, as ``backbone``.
+
+    Args:
+        path: a folder, its ``model.safetensors`` alone, or the name of such a folder on the Hugging Face hub.
+        backbone: the class of the network; default: ours that the checkpoint names.
+        hub: arguments of ``huggingface_hub.snapshot_download``.
+
+    Raises:
+        FileNotFoundError: there is no such file. CheckpointError: it is none of these, of another class than
+            ``backbone``, or of one that must be given. TypeError: options of the hub for a local path.
+    """
+    path = _found(path, **hub)
+    content, told = _load_folder(path) if path.is_dir() else _load_file(path)
+    if told is None:
+        if backbone is None or backbone is UNet:
+            return _official(content, path, None)
+        raise CheckpointError(f"{path} holds weights but no configuration of a {backbone.__name__}")
+    kind, values = told
+    if backbone is None:
+        if kind not in KINDS:
+            raise CheckpointError(
+                f"{path} is of a network {kind!r}, which is not ours, and no code is imported because a file names it: "
+                "give the class, backbone=Class (--backbone package.module:Class)"
+            )
+        backbone = KINDS[kind]
+    elif kind != kind_of(backbone) and (kind in KINDS or backbone.kind is not None):
+        raise CheckpointError(f"{path} is of a network {kind!r}, not of {kind_of(backbone)!r}")
+    return _filled(backbone, _config(backbone, values, path), content, path)
 
 
 def load_unet(path: str | os.PathLike[str], *, config: UNetConfig | None = None, **hub: Any) -> UNet:
@@ -83,25 +129,34 @@ def load_unet(path: str | os.PathLike[str], *, config: UNetConfig | None = None,
         FileNotFoundError: there is no such file. CheckpointError: it is none of these; keys are named.
         TypeError: options of the hub for a local path. ValueError: ``config`` for what has its own.
     """
-    path = Path(path)
-    if not path.exists():
-        if path.suffix in (".pt", ".pth", ".safetensors") or len(path.parts) != 2:
-            raise FileNotFoundError(f"no checkpoint at {str(path)!r}: give a folder, a file, or a name on the hub")
-        path = _downloaded(path.as_posix(), **hub)
-    elif hub:
-        raise TypeError(f"{', '.join(hub)}: only a name on the hub takes options, and {str(path)!r} is a local path")
-    content, own = _load_folder(path) if path.is_dir() else _load_file(path)
-    if own is not None:
-        if config is not None:
-            raise ValueError(f"config must not be given for {str(path)!r}, which has its own")
-        return _filled(own, content, path)
+    if config is None:
+        return load_backbone(path, UNet, **hub)
+    path = _found(path, **hub)
+    content, told = _load_folder(path) if path.is_dir() else _load_file(path)
+    if told is not None:
+        raise ValueError(f"config must not be given for {str(path)!r}, which has its own")
+    return _official(content, path, config)
+
+
+def _official(content: object, path: Path, config: UNetConfig | None) -> UNet:
     official, tables = official_weights(content, path)
     weights = {our_name(name): tensor for name, tensor in official.items()}
     if config is None:
         if "stem.weight" in official:
             raise CheckpointError(f"{path} holds weights of a UNet but no configuration: give config=UNetConfig(...)")
         config = infer_config(weights, path, tables)
-    return _filled(config, weights, path)
+    return _filled(UNet, config, weights, path)
+
+
+def _found(path: str | os.PathLike[str], **hub: Any) -> Path:
+    path = Path(path)
+    if not path.exists():
+        if path.suffix in (".pt", ".pth", ".safetensors") or len(path.parts) != 2:
+            raise FileNotFoundError(f"no checkpoint at {str(path)!r}: give a folder, a file, or a name on the hub")
+        return _downloaded(path.as_posix(), **hub)
+    if hub:
+        raise TypeError(f"{', '.join(hub)}: only a name on the hub takes options, and {str(path)!r} is a local path")
+    return path
 
 
 def _downloaded(name: str, **hub: Any) -> Path:
@@ -116,16 +171,20 @@ def _downloaded(name: str, **hub: Any) -> Path:
         raise FileNotFoundError(f"no folder or file {name!r}, and the hub did not give it either: {reason}") from error
 
 
-def _load_folder(folder: Path) -> tuple[dict[str, Tensor], UNetConfig]:
+Told = tuple[str, Any]
+"""Of a file: the kind of its network, and the values of its configuration."""
+
+
+def _load_folder(folder: Path) -> tuple[dict[str, Tensor], Told]:
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} holds no {name}: it was not written by save_pretrained")
-    config = _parsed((folder / CONFIG_FILE).read_text(encoding="utf-8"), folder / CONFIG_FILE)
-    return _load_file(folder / WEIGHTS_FILE)[0], config
+    told = _parsed((folder / CONFIG_FILE).read_text(encoding="utf-8"), folder / CONFIG_FILE)
+    return _load_file(folder / WEIGHTS_FILE)[0], told
 
 
-def _load_file(path: Path) -> tuple[Any, UNetConfig | None]:
-    """What a file holds; also the configuration in the header of one that :func:`save_unet` wrote."""
+def _load_file(path: Path) -> tuple[Any, Told | None]:
+    """What a file holds; also what the header of one that :func:`save_backbone` wrote tells."""
     if path.suffix != ".safetensors":
         try:
             return torch.load(path, map_location="cpu", weights_only=True), None
@@ -144,14 +203,24 @@ def _load_file(path: Path) -> tuple[Any, UNetConfig | None]:
     return content, None if text is None else _parsed(text, path)
 
 
-def _parsed(text: str, source: Path) -> UNetConfig:
+def _parsed(text: str, source: Path) -> Told:
+    """The kind, which is the one name in a file of ours, and what is below it."""
     try:
-        return UNetConfig(**json.loads(text)["unet"])
+        values = json.loads(text)
+        kind = "unet" if "unet" in values else next(name for name in values if isinstance(values[name], dict))
+        return kind, values[kind]
+    except (StopIteration, TypeError, ValueError) as error:
+        raise CheckpointError(f"{source} is no configuration of a network: {error}") from None
+
+
+def _config(backbone: type[Backbone], values: Any, source: Path) -> BackboneConfig:
+    try:
+        return backbone.config_class(**values)
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{source} is no configuration of a UNet: {error}") from None
+        raise CheckpointError(f"{source} is no configuration of a {backbone.__name__}: {error}") from None
 
 
-def save_unet(unet: UNet, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
+def save_backbone(unet: Backbone, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
     """Write ``model.safetensors`` (which holds the configuration too) and ``config.json``, each whole or not at all.
 
     Args:
@@ -164,27 +233,24 @@ def save_unet(unet: UNet, folder: str | os.PathLike[str], dtype: torch.dtype | N
     """
     from safetensors.torch import save
 
-    if any(name.endswith(".conv1.weight") and not _standardized(unet, name) for name, _ in unet.named_parameters()):
+    if unet.folded:
         raise ValueError("a folded UNet cannot be saved: its weights no longer are those that were trained")
     if dtype is not None and not dtype.is_floating_point:
         raise TypeError(f"dtype must be floating, got {dtype}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.to(dtype).contiguous() for name, tensor in unet.state_dict().items()}
+    weights = {
+        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in unet.state_dict().items()
+    }
     if dtype is not None:
         beyond = [name for name, tensor in weights.items() if not bool(tensor.isfinite().all())]
         if beyond:
             raise ValueError(f"dtype={dtype} cannot hold {', '.join(beyond)}")
-    config = json.dumps({"unet": unet.to_dict()}, indent=1)
+    config = json.dumps({kind_of(type(unet)): asdict(unet.config)}, indent=1)
     content = save(weights, {"format": "pt", CONFIG_KEY: config})
     write_atomically(folder / WEIGHTS_FILE, lambda file: file.write_bytes(content))
     write_atomically(folder / CONFIG_FILE, lambda file: file.write_text(config + "\n", encoding="utf-8"))
-
-
-def _standardized(unet: UNet, name: str) -> bool:
-    from .blocks import StandardizedConv2d
-
-    return isinstance(unet.get_submodule(name.removesuffix(".weight")), StandardizedConv2d)
 
 
 def official_weights(content: object, path: object = "the checkpoint") -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -249,9 +315,13 @@ def infer_config(
     return replace(config, family="rddm", sum_scale=0.01)
 
 
-def _filled(config: UNetConfig, weights: Mapping[str, Tensor], path: object) -> UNet:
-    with torch.device("meta"):
-        unet = UNet(config)
+def _filled(backbone: type[B], config: BackboneConfig, weights: Mapping[str, Tensor], path: object) -> B:
+    if backbone is UNet:
+        with torch.device("meta"):
+            unet = backbone(config)
+    else:  # of others nobody knows what they do to be made, or what they have beside weights
+        with torch.random.fork_rng(devices=[]):
+            unet = backbone(config)
     expected = unet.state_dict()
     # gains are [1, C, 1, 1] in official files
     weights = {k: v.reshape(-1) if k.endswith(".gain") and v.ndim == 4 else v for k, v in weights.items()}
@@ -271,5 +341,6 @@ def _filled(config: UNetConfig, weights: Mapping[str, Tensor], path: object) -> 
             if names
         )
         raise CheckpointError(f"{path} does not fit {config}: {listed}")
-    unet.load_state_dict({name: tensor.to(torch.float32) for name, tensor in weights.items()}, assign=True)
+    floats = {n: tensor.to(torch.float32) if tensor.is_floating_point() else tensor for n, tensor in weights.items()}
+    unet.load_state_dict(floats, assign=True)
     return unet.requires_grad_(True).eval()

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernels.unet import CHANNELS, parts, unavailable
+from .backbone import Backbone, UNetOutput, padded
 from .blocks import Level, ResidualBlock, StandardizedConv2d
-from .unet import UNet, UNetOutput, _levels, _padded
+from .unet import UNet, _levels
 
 
 class NativeUNet:
@@ -103,7 +104,7 @@ class NativeUNet:
 
     def _forward(self, x_t: Tensor, x_lq: Tensor, time: Tensor, condition: Tensor | None) -> UNetOutput:
         unet, buffers = self.unet, self._buffers
-        x = _padded(torch.cat((x_t, x_lq), 1), 2 ** len(unet.encoder))
+        x = padded(torch.cat((x_t, x_lq), 1), 2 ** len(unet.encoder))
         if x.shape != self._shape:
             buffers.clear()
             self._shape = x.shape
@@ -211,7 +212,7 @@ class _Level:
         return self.resample(buffers, x, up=self.up, moments=False).image  # type: ignore[no-any-return]
 
 
-def unsupported(unet: UNet, device: torch.device, dtype: torch.dtype) -> str | None:
+def unsupported(unet: Backbone, device: torch.device, dtype: torch.dtype) -> str | None:
     """Why a network cannot be evaluated by :class:`NativeUNet` on a device and in a type; None if it can."""
     if device.type != "cpu":
         return f"its compiled loops are for the CPU, not for {device.type}"
@@ -219,6 +220,8 @@ def unsupported(unet: UNet, device: torch.device, dtype: torch.dtype) -> str | N
         return f"it computes in float32, not in {str(dtype).removeprefix('torch.')}"
     if type(unet) is not UNet or any(module._forward_hooks or module._forward_pre_hooks for module in unet.modules()):
         return "the network must be a UNet itself, without forward hooks"
+    if unet.config.channels != 3:
+        return f"the network must be one of pixels, and has {unet.config.channels} channels"
     if unet.stem.weight.dtype != torch.float32:
         return f"the network's weights must be float32, and are {str(unet.stem.weight.dtype).removeprefix('torch.')}"
     if unet.config.width % CHANNELS:

@@ -2,53 +2,42 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
 
+from .backbone import Backbone, BackboneConfig, UNetOutput
 from .blocks import Attention, Level, ResidualBlock, StandardizedConv2d, TimeEmbedding
 from .condition import Condition
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 PAPER = "https://arxiv.org/abs/2602.00579"
-HEADS = ("residual", "noise", "both")
 
 
 @dataclass(frozen=True, kw_only=True)
-class UNetConfig:
-    """Shape of a UNet.
+class UNetConfig(BackboneConfig):
+    """Shape of a UNet, and what `BackboneConfig` asks of all networks.
 
     Attributes:
         width: channels of the first level, a multiple of 8.
         multipliers: width of each level relative to the first.
-        heads: what is predicted: ``"residual"``, ``"noise"``, or ``"both"``.
-        shared_encoder: RDDM's variant of ``"both"``: the residual has a decoder of its own, without skip connections.
-        time: what the network takes for a time: ``"scaled"`` (``1000 A_t``, DiffUIR and BDG) or ``"index"``
-            (``t``, RDDM).
-        family: whose sampler the weights were made for: ``"bdg"`` (ours), ``"diffuir"`` (always ``"scaled"``) or
-            ``"rddm"`` (``"index"`` over its own tables, ``"scaled"`` over the linear ones).
-        delta_end: last increment of the schedule's delta that they were trained with; not for RDDM.
-        sum_scale: RDDM's: variance of its noise in all, and at the start.
+        shared_encoder: RDDM's variant of ``heads="both"``: the residual has a decoder of its own, without skip
+            connections.
         condition: width of the features of an image's fingerprint that the network is told (`Condition`); 0: none, as
             published.
-        sampler_steps: evaluations that restoring a picture takes unless told otherwise: what it was trained for.
     """
 
     width: int = 32
     multipliers: tuple[int, ...] = (1, 1, 1, 1)
-    heads: str = "residual"
     shared_encoder: bool = False
-    time: str = "scaled"
-    family: str = "bdg"
-    delta_end: float = 1.8e-3
-    sum_scale: float = 1.0
     condition: int = 0
-    sampler_steps: int = 3
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built, by name."""
@@ -58,24 +47,13 @@ class UNetConfig:
             )
         if not self.multipliers or any(m < 1 for m in self.multipliers):
             raise ValueError(f"multipliers must be integers >= 1, one a level, got {self.multipliers}")
-        if self.heads not in HEADS:
-            raise ValueError(f"heads must be one of {', '.join(map(repr, HEADS))}, got {self.heads!r}")
+        BackboneConfig.__post_init__(self)
         if self.shared_encoder and self.heads != "both":
             raise ValueError(f"shared_encoder=True is for heads='both', got heads={self.heads!r}")
-        if self.time not in ("scaled", "index"):
-            raise ValueError(f"time must be 'scaled' or 'index', got {self.time!r}")
-        if self.family not in ("bdg", "diffuir", "rddm"):
-            raise ValueError(f"family must be 'bdg', 'diffuir' or 'rddm', got {self.family!r}")
-        if self.family == "diffuir" and self.time != "scaled":
-            raise ValueError(f"time must be 'scaled' for family='diffuir', got {self.time!r}")
-        if not 0 <= self.delta_end < math.inf:
-            raise ValueError(f"delta_end must not be negative, got {self.delta_end}")
-        if not 0 < self.sum_scale <= 1:
-            raise ValueError(f"sum_scale must be above 0 and at most 1, got {self.sum_scale}")
-        if self.sampler_steps < 1:
-            raise ValueError(f"sampler_steps must be at least 1, got {self.sampler_steps}")
         if self.condition < 0:
             raise ValueError(f"condition must not be negative, got {self.condition}")
+        if self.condition and self.channels != 3:
+            raise ValueError(f"condition must be 0 for channels={self.channels}: fingerprints are of pixels")
         object.__setattr__(self, "multipliers", tuple(self.multipliers))  # JSON has lists
 
 
@@ -88,15 +66,7 @@ SIZES = {
 """The published sizes, of 0.9, 3.3, 12.4 and 36.3 million parameters."""
 
 
-class UNetOutput(NamedTuple):
-    """What a UNet predicts."""
-
-    residual: Tensor | None  # [B, 3, H, W], x_lq - x_0 in [-2, 2]
-    noise: Tensor | None  # [B, 3, H, W]
-    features: Tensor  # [B, C, h, w], of the bottleneck
-
-
-class UNet(nn.Module, ModelHubMixin, library_name="bdg-fast", pipeline_tag="image-to-image", paper_url=PAPER):
+class UNet(Backbone, ModelHubMixin, library_name="bdg-fast", pipeline_tag="image-to-image", paper_url=PAPER):
     """Residual-diffusion UNet: ``unet(x_t, x_lq, time) -> UNetOutput(residual, noise, features)``.
 
     Example:
@@ -106,6 +76,11 @@ class UNet(nn.Module, ModelHubMixin, library_name="bdg-fast", pipeline_tag="imag
         torch.Size([2, 3, 37, 53])
     """
 
+    config_class = UNetConfig
+    kind = "unet"
+    one_time = True
+    config: UNetConfig
+
     def __init__(self, config: UNetConfig | None = None) -> None:
         """A network of random weights; :meth:`from_pretrained` loads trained ones."""
         super().__init__()
@@ -114,7 +89,8 @@ class UNet(nn.Module, ModelHubMixin, library_name="bdg-fast", pipeline_tag="imag
         self.config = config = config or UNetConfig()
         width, time_width = config.width, 4 * config.width
         widths = [width * m for m in config.multipliers]
-        self.stem = nn.Conv2d(6, width, 7, padding=3)
+        self.feature_channels, self.multiple, self.told_width = widths[-1], 2 ** len(widths), config.condition
+        self.stem = nn.Conv2d(2 * config.channels, width, 7, padding=3)
         self.time = TimeEmbedding(width)
         self.condition = Condition(config.condition, time_width) if config.condition else None
         last = len(widths) - 1
@@ -128,37 +104,16 @@ class UNet(nn.Module, ModelHubMixin, library_name="bdg-fast", pipeline_tag="imag
         self.middle2 = ResidualBlock(widths[-1], widths[-1], time_width)
         self.decoder = _decoder(widths, inner, time_width, skips=True)
         self.final = ResidualBlock(2 * width, width, time_width)
-        self.head = nn.Conv2d(width, 6 if config.heads == "both" and not config.shared_encoder else 3, 1)
+        heads = 2 if config.heads == "both" and not config.shared_encoder else 1
+        self.head = nn.Conv2d(width, heads * config.channels, 1)
         if config.shared_encoder:
             self.residual_decoder = _decoder(widths, inner, time_width, skips=False)
             self.residual_final = ResidualBlock(width, width, time_width)
-            self.residual_head = nn.Conv2d(width, 3, 1)
-
-    def forward(self, x_t: Tensor, x_lq: Tensor, time: Tensor, condition: Tensor | None = None) -> UNetOutput:
-        """Predict from a noisy image and the degraded one.
-
-        Args:
-            x_t: ``[B, 3, H, W]`` in [-1, 1] and noise, of any height and width.
-            x_lq: the degraded image, ``[B, 3, H, W]`` in [-1, 1].
-            time: float ``[B]`` in network units (`UNetConfig.time`); one time for all images costs less as ``[1]`` or
-                expanded to ``[B]``.
-            condition: ``[B or 1, config.condition]``, what a conditional network is told of the degradation; default:
-                what :meth:`told` finds in ``x_lq``.
-
-        Returns:
-            Residual and noise (None without such a head), and the features of the bottleneck.
-        """
-        height, width = x_t.shape[2:]
-        condition = self.told(x_lq) if condition is None else condition
-        found = self.evaluate(self.joined(x_t, x_lq), time[:1] if time.stride(0) == 0 else time, condition)
-        residual, noise = (
-            None if part is None else part[:, :, :height, :width] for part in (found.residual, found.noise)
-        )
-        return UNetOutput(residual, noise, found.features)
+            self.residual_head = nn.Conv2d(width, config.channels, 1)
 
     def joined(self, x_t: Tensor, x_lq: Tensor) -> Tensor:
-        """What :meth:`evaluate` takes: both images ``[B, 3, H, W]`` as one of 6 channels, padded, channels_last."""
-        x = _padded(torch.cat((x_t, x_lq), 1), 2 ** len(self.encoder))
+        """What :meth:`evaluate` takes: images ``[B, C, H, W]`` as one of ``2 C`` channels, padded, channels_last."""
+        x = super().joined(x_t, x_lq)
         return x.contiguous(memory_format=torch.channels_last)  # layer norms and attention read pixels as rows
 
     def told(self, x_lq: Tensor) -> Tensor | None:
@@ -176,7 +131,7 @@ class UNet(nn.Module, ModelHubMixin, library_name="bdg-fast", pipeline_tag="imag
         """The network itself, whose code is the same for every size: what `torch.compile` gets.
 
         Args:
-            x: ``[B, 6, H, W]``, height and width multiples of ``2 ** levels`` (:meth:`joined`).
+            x: ``[B, 2 C, H, W]``, height and width multiples of ``2 ** levels`` (:meth:`joined`).
             time: float ``[B]``, or ``[1]`` for one time of all images.
             condition: see :meth:`forward`; without it a conditional network knows nothing of the degradation.
 
@@ -200,8 +155,9 @@ class UNet(nn.Module, ModelHubMixin, library_name="bdg-fast", pipeline_tag="imag
             x = level.resampled(x)
         found = self.head(self.final(torch.cat((x, first), 1), embedding))
         if not self.config.shared_encoder:
-            residual = found[:, :3] if self.config.heads != "noise" else None
-            noise = found[:, -3:] if self.config.heads != "residual" else None
+            channels = self.config.channels
+            residual = found[:, :channels] if self.config.heads != "noise" else None
+            noise = found[:, -channels:] if self.config.heads != "residual" else None
             return UNetOutput(residual, noise, features)
         x = features
         for level in _levels(self.residual_decoder):
@@ -242,17 +198,26 @@ class UNet(nn.Module, ModelHubMixin, library_name="bdg-fast", pipeline_tag="imag
         Returns:
             The address of the commit on the hub, or None.
         """
-        from .checkpoints import save_unet
+        from .checkpoints import save_backbone
 
         folder = Path(save_directory)
-        save_unet(self, folder, dtype)
+        save_backbone(self, folder, dtype)
         if not (folder / "README.md").exists():
             self.generate_model_card(**(model_card_kwargs or {})).save(folder / "README.md")
         if push_to_hub:
             return self.push_to_hub(repo_id or folder.name, model_card_kwargs=model_card_kwargs, **hub)
         return None
 
-    def fold(self) -> UNet:
+    def last_layers(self) -> Sequence[nn.Module]:
+        """The heads."""
+        return [self.head, self.residual_head] if self.config.shared_encoder else [self.head]
+
+    def shards(self) -> Sequence[Sequence[nn.Module]]:
+        """A level each, by its parts, as levels are not called themselves; the middle."""
+        levels = [*self.encoder, *self.decoder, *(self.residual_decoder if self.config.shared_encoder else ())]
+        return [*(list(level.children()) for level in levels), [self.middle1, self.middle_attention, self.middle2]]
+
+    def fold(self) -> Self:
         """Standardize the weights of all convolutions once, in place: the same results, faster, no training.
 
         Weights become channels_last, which is how the network evaluates images.
@@ -262,6 +227,11 @@ class UNet(nn.Module, ModelHubMixin, library_name="bdg-fast", pipeline_tag="imag
                 if isinstance(child, StandardizedConv2d):
                     setattr(module, name, child.folded())
         return self.to(memory_format=torch.channels_last).requires_grad_(False)
+
+    @property
+    def folded(self) -> bool:
+        """Whether :meth:`fold` has replaced convolutions."""
+        return not isinstance(self.middle1.conv1, StandardizedConv2d)
 
     @property
     def trained(self) -> bool:
@@ -284,14 +254,3 @@ def _decoder(widths: Sequence[int], inner: Sequence[int], time_width: int, skips
         skip = inner[i] if skips else 0
         levels.append(Level(widths[i], widths[i], inner[i], skip, time_width, "up" if i > 0 else "same"))
     return nn.ModuleList(levels)
-
-
-def _padded(x: Tensor, multiple: int) -> Tensor:
-    """Continue ``[B, C, H, W]`` to the right and below by reflection, to multiples of ``multiple``."""
-    for dim in (2, 3):
-        size = x.shape[dim]
-        if size % multiple:
-            # back and forth, so that images smaller than their padding do too
-            index = torch.arange(size + -size % multiple, device=x.device) % max(2 * size - 2, 1)
-            x = x.index_select(dim, torch.minimum(index, 2 * size - 2 - index) if size > 1 else index)
-    return x

@@ -5,7 +5,7 @@
         state.json                         counters, and size and SHA-256 of every other file
         parts.safetensors                  everything that is trained, in float32
         optimizer.safetensors              its moments, by parameter
-        network/{config.json,model.safetensors}   the averaged network, as `UNet.from_pretrained` loads it
+        network/{config.json,model.safetensors}   the averaged network, as `from_pretrained` loads it
 
 A folder is written under a hidden name, brought to the disk (fsync) and then renamed, as is the text ``latest``.
 Whatever stops a process at any moment leaves every older checkpoint as it was; hidden remains are deleted when a run
@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..models import UNet
-from ..models.checkpoints import CheckpointError, save_unet
+from ..models import Backbone
+from ..models.checkpoints import CheckpointError, save_backbone
 
 STATE, PARTS, OPTIMIZER = "state.json", "parts.safetensors", "optimizer.safetensors"
 NETWORK, LATEST = "network", "latest"
@@ -47,7 +47,11 @@ class Saved(NamedTuple):
 
 
 def save(
-    root: Path, state: Mapping[str, Any], parts: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], network: UNet
+    root: Path,
+    state: Mapping[str, Any],
+    parts: Mapping[str, Tensor],
+    optimizer: Mapping[str, Tensor],
+    network: Backbone,
 ) -> Path:
     """Write the checkpoint of ``state["step"]`` below ``root``; one of the same step is replaced.
 
@@ -62,7 +66,7 @@ def save(
         folder.mkdir()
         _write(folder / PARTS, _packed(parts))
         _write(folder / OPTIMIZER, _packed(optimizer))
-        save_unet(network, folder / NETWORK)
+        save_backbone(network, folder / NETWORK)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         for path in files:
             _to_disk(path)

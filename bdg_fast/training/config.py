@@ -13,6 +13,7 @@ import torch
 from ..data.degrade import NAMES, STATES
 from ..data.layouts import LAYOUTS
 from ..models import UNetConfig
+from ..models.kinds import NetworkConfig, own_config
 from ..sampler import ResidualSampler
 from .config_stage import COMPARED, Stage, at_least, check, choice
 
@@ -205,7 +206,7 @@ class TrainConfig:
         stages: in their order, by name.
         output: folder of the run.
         init: what the network's weights are at the start: a folder, file or hub name for
-            :func:`bdg_fast.models.checkpoints.load_unet`, of a network like ``network``; random ones if not given.
+            :func:`bdg_fast.models.checkpoints.load_backbone`, of a network like ``network``; random ones if not given.
         seed: of all that is random.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``; with several GPUs each process takes its own.
         dtype: of convolutions and products: ``"float32"``, or ``"bfloat16"``, with float32 weights and statistics.
@@ -214,7 +215,8 @@ class TrainConfig:
         ema: largest decay of the averaged weights, which are what is restored with.
         non_finite: what a loss or gradient that is not finite does: ``"stop"``, or ``"skip"`` the step.
         most_skipped: steps in a row that may be skipped before that stops too.
-        network: shape and heads.
+        network: shape and heads: of a `UNet`, or in settings another ``kind``: ``diffusers`` (`DiffusersConfig`), or
+            ``package.module:Class`` with its ``options`` (`ModuleConfig`).
         encoder, data, optimizer, checkpoint, validation, log: see there.
     """
 
@@ -229,7 +231,7 @@ class TrainConfig:
     ema: float = 0.999
     non_finite: str = "stop"
     most_skipped: int = 10
-    network: UNetConfig = field(default_factory=UNetConfig)
+    network: NetworkConfig = field(default_factory=UNetConfig)
     encoder: Encoder = field(default_factory=Encoder)
     data: Data = field(default_factory=Data)
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -251,11 +253,12 @@ class TrainConfig:
         choice("non_finite", self.non_finite, ("stop", "skip"))
         check(0 <= self.ema < 1, f"ema must be in [0, 1), got {self.ema}")
         at_least("most_skipped", self.most_skipped, 0)
-        heads = self.network.heads
+        network = own_config(self.network)
+        heads = network.heads
         check(
             heads != "noise", "network.heads must be 'residual' or 'both': noise alone does not tell the restored image"
         )
-        most = len(ResidualSampler.of(self.network).schedule)
+        most = len(ResidualSampler.of(network).schedule)
         steps = self.validation.steps
         check(steps is None or steps <= most, f"validation.steps must be at most {most}, got {steps}")
         for name, stage in self.active.items():
@@ -264,7 +267,7 @@ class TrainConfig:
     def _check_stage(self, where: str, stage: Stage) -> None:
         weights = stage.losses.weights
         check(
-            self.network.heads == "residual" or "generation" in weights or stage.reads_only,
+            own_config(self.network).heads == "residual" or "generation" in weights or stage.reads_only,
             f"{where}.losses.generation must be above 0 for network.heads='both', whose noise nothing else trains",
         )
         check(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ..models import UNet
+from ..models import Backbone
 from .config import Optimizer
 from .config_stage import Stage
 from .parallel import as_shard, local, shard_as
@@ -94,14 +94,16 @@ class Average:
     After ``n`` updates the decay is ``(1 + n) / (10 + n)``, at most ``decay``, so that the first weights are forgotten.
     """
 
-    def __init__(self, unet: UNet, decay: float) -> None:
+    def __init__(self, unet: Backbone, decay: float) -> None:
         """Begin with the weights of ``unet``."""
         self.decay = decay
         self.unet = copy.deepcopy(unet).requires_grad_(False).eval()
 
     @torch.no_grad()
-    def update(self, unet: UNet, updates: int) -> None:
+    def update(self, unet: Backbone, updates: int) -> None:
         """Move towards the weights of ``unet``, after ``updates`` others."""
         decay = min(self.decay, (1 + updates) / (10 + updates))
         mine, theirs = ([local(p.detach()) for p in each.parameters()] for each in (self.unet, unet))
         torch._foreach_lerp_(mine, theirs, 1 - decay)
+        for kept, found in zip(self.unet.buffers(), unet.buffers(), strict=True):  # statistics, where a network has any
+            kept.copy_(found)

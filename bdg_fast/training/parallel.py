@@ -6,6 +6,7 @@ Checkpoints hold whole tensors in either case, so a run may go on in the other, 
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
@@ -19,7 +20,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ..models import UNet
+from ..models import Backbone
 from .ranks import Ranks
 from .stages import Parts, StageModule
 
@@ -108,14 +109,13 @@ class Parallel:
         return {name: tensor.detach().cpu() for name, tensor in found.items()} if self.ranks.first else {}
 
 
-def whole_unet(unet: UNet) -> UNet:
-    """The network itself, or one with all weights where it has shards of them. For all processes to call."""
+def whole_unet(unet: Backbone) -> Backbone:
+    """The network itself, or a copy with all weights where it has shards of them. For all processes to call."""
     if not any(isinstance(p, DTensor) for p in unet.parameters()):
         return unet
-    with torch.device("meta"):  # draws nothing
-        found = UNet(unet.config)
-    found.load_state_dict(whole(unet.state_dict()), assign=True)
-    return found.requires_grad_(False).eval()
+    own = dict(unet.named_parameters())
+    filled = {id(own[name]): nn.Parameter(full, requires_grad=False) for name, full in whole(own).items()}
+    return copy.deepcopy(unet, filled).eval()
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -169,12 +169,9 @@ def limit(gradients: Iterable[Tensor], most: float, norm: Tensor) -> None:
 
 
 def _groups(parts: Parts) -> list[list[nn.Module]]:
-    """Modules whose weights are gathered together: a level each, as levels are not called themselves.
+    """Modules whose weights are gathered together, as the network tells.
 
-    What is left (the stem, the time, the head, and the projections) stays gathered throughout a step.
+    What is left (of a `UNet` the stem, the time, the head, and the projections) stays gathered throughout a step.
     """
-    unet = parts.unet
-    levels = [*unet.encoder, *unet.decoder, *(unet.residual_decoder if unet.config.shared_encoder else ())]
-    groups = [list(level.children()) for level in levels]
-    groups.append([unet.middle1, unet.middle_attention, unet.middle2])
+    groups = [list(group) for group in parts.unet.shards()]
     return groups if parts.encoder is None else [*groups, [parts.encoder]]

@@ -11,6 +11,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..models.diffusers_unet import DiffusersConfig
+from ..models.kinds import ModuleConfig, NetworkConfig, find_backbone, kind_of
+from ..models.unet import UNetConfig
 from .config import FREE, TrainConfig
 
 C = TypeVar("C")
@@ -109,6 +112,10 @@ def _join(where: str, name: object) -> str:
 
 def _converted(hint: Any, value: Any, where: str) -> Any:
     """``value`` as ``hint`` has it; numbers may be written as texts that YAML does not take for numbers (1e-4)."""
+    if hint is Any:
+        return value
+    if hint == NetworkConfig:
+        return _network({} if value is None else value, where)
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None:
@@ -137,9 +144,29 @@ def _converted(hint: Any, value: Any, where: str) -> Any:
     raise ValueError(f"{where} must be {word}, got {value!r}")
 
 
+def _network(values: Any, where: str) -> NetworkConfig:
+    """Of the kind that is named, by default our UNet; a user's own class is imported."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where} must be settings by name, got {values!r}")
+    kind = values.get("kind", "unet")
+    rest = {name: value for name, value in values.items() if name != "kind"}
+    if kind == "unet":
+        return build(UNetConfig, rest, where)
+    if kind == "diffusers":
+        return build(DiffusersConfig, rest, where)
+    try:
+        backbone = find_backbone(kind)
+    except ValueError as error:
+        raise ValueError(f"{where}.{error}") from error
+    for name in rest.keys() - {"options"}:
+        raise ValueError(f"{_join(where, name)} is no setting; those of {kind} are in {where}.options")
+    options = build(backbone.config_class, rest.get("options") or {}, _join(where, "options"))
+    return ModuleConfig(kind=backbone, options=options)
+
+
 def as_dict(config: TrainConfig) -> dict[str, Any]:
     """All settings, as JSON has them."""
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=kind_of))
     return plain
 
 

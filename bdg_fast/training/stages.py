@@ -21,7 +21,9 @@ from bdg_fast.kernels.pixelwise import derived_seeds, uniforms
 
 from .. import losses
 from ..backends import keep_compiled
-from ..models import DegradationClassifier, Fingerprint, GLCMEncoder, Projection, UNet
+from ..models import DegradationClassifier, Fingerprint, GLCMEncoder, Projection
+from ..models.backbone import Backbone
+from ..models.kinds import new_network, own_config
 from ..sampler import ResidualSampler
 from ..schedule import ResidualSchedule
 from .config import TrainConfig
@@ -38,7 +40,7 @@ def step_seeds(seeds: Tensor, step: int, purpose: int) -> Tensor:
 
 def schedule_of(config: TrainConfig) -> ResidualSchedule:
     """That of the network's family, for all stages together."""
-    return ResidualSampler.of(config.network).schedule
+    return ResidualSampler.of(own_config(config.network)).schedule
 
 
 class Parts(nn.Module):
@@ -55,18 +57,17 @@ class Parts(nn.Module):
         settings = config.encoder
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.unet = UNet(config.network)
-            for name, parameter in self.unet.named_parameters():
-                if name.startswith(("head.", "residual_head.")):  # begins at x_0 = x_lq, from where the way is short
+            self.unet: Backbone = new_network(config.network)
+            for layer in self.unet.last_layers():  # begins at x_0 = x_lq, from where the way is short
+                for parameter in layer.parameters():
                     nn.init.zeros_(parameter)
             self.encoder: GLCMEncoder | None = None
             if config.uses_encoder:
-                told = config.network.condition  # a conditional network has an encoder of its own
+                told = self.unet.told_width  # a conditional network has an encoder of its own
                 if not told:
                     self.encoder = GLCMEncoder(settings.levels, 1 + settings.residual, settings.width, settings.base)
                 self.of_matrix = Projection(told or settings.width, settings.projection)
-                channels = config.network.width * config.network.multipliers[-1]
-                self.of_features = Projection(channels, settings.projection)
+                self.of_features = Projection(self.unet.feature_channels, settings.projection)
                 self.classifier = DegradationClassifier(told or settings.width, max(classes, 2))
                 self.temperature = losses.Temperature(settings.temperature)
 
@@ -112,7 +113,7 @@ class StageModule(nn.Module):
         whole = schedule_of(config)
         own = whole.stage(stage.coefficients)
         self.forward_table, self.increments = own.forward_table(device), own.increment_table(device)
-        self.times = whole.network_time(torch.arange(len(whole)), config.network.time).to(device)
+        self.times = whole.network_time(torch.arange(len(whole)), parts.unet.config.time).to(device)
         steps = stage.sampler_steps
         self.trained = torch.tensor(whole.times(steps)[:-1] if steps else range(len(whole)), device=device)
         settings = config.encoder

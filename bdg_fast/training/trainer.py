@@ -19,7 +19,7 @@ from bdg_fast.kernels.pixelwise import derived_seeds
 from ..backends import default_device
 from ..data.loader import Batch
 from ..files import write_atomically
-from ..models.checkpoints import CheckpointError, load_unet, save_unet
+from ..models.checkpoints import CheckpointError, load_backbone, save_backbone
 from ..sampler import ResidualSampler
 from . import checkpoint
 from .config import TrainConfig
@@ -90,7 +90,10 @@ class Trainer:
         path = self.folder / CONFIG
         if not path.exists():
             return
-        changed = differences(json.loads(path.read_text(encoding="utf-8")), as_dict(self.config))
+        old = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(old.get("network"), dict) and "kind" not in old["network"]:
+            old["network"].setdefault("channels", 3)  # what there was before it was a setting
+        changed = differences(old, as_dict(self.config))
         if changed and not self.allow_changes:
             raise ValueError(
                 f"{', '.join(changed)} differ from those of the run in {self.folder}: "
@@ -200,8 +203,8 @@ class _Run:
 
     def _begin_with(self, init: str) -> None:
         """Weights of a trained network, in place of random ones."""
-        found = load_unet(init)
-        own, its = asdict(self.config.network), asdict(found.config)
+        found = load_backbone(init, type(self.parts.unet))
+        own, its = asdict(self.parts.unet.config), asdict(found.config)
         del own["sampler_steps"], its["sampler_steps"]  # nothing that weights depend on
         if differing := differences(its, own):
             raise ValueError(f"init={init!r} is another network than the settings': {', '.join(differing)} differ")
@@ -354,15 +357,15 @@ class _Run:
     def _validate(self, name: str, stage: Stage) -> None:
         if self.held_out is None or stage.coefficients == "generation" or stage.reads_only:
             return
-        whole = ResidualSampler.of(self.config.network, self.config.validation.steps)
-        sampler = replace(whole, schedule=whole.schedule.stage(stage.coefficients))
         unet = whole_unet(self.average.unet)
+        whole = ResidualSampler.of(unet.config, self.config.validation.steps)
+        sampler = replace(whole, schedule=whole.schedule.stage(stage.coefficients))
         scores = self.held_out.score(unet, sampler)
         counters = self.counters
         if counters["best_stage"] != name or counters["best"] is None or scores.psnr > counters["best"]:
             counters |= {"best": scores.psnr, "best_step": self.step, "best_stage": name}
             if self.ranks.first:
-                save_unet(unet, self.folder / BEST)
+                save_backbone(unet, self.folder / BEST)
         if self.log is not None:
             measured = {"psnr": scores.psnr, "ssim": scores.ssim, "psnr_degraded": scores.psnr_degraded}
             self.log.numbers(self.step, name, measured)
@@ -379,4 +382,4 @@ class _Run:
     def _export(self, name: str) -> None:
         unet = whole_unet(self.average.unet)
         if self.ranks.first:
-            save_unet(unet, self.folder / name)
+            save_backbone(unet, self.folder / name)

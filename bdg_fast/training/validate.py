@@ -12,7 +12,7 @@ from bdg_fast.kernels.pixelwise import derived_seeds, image_normals
 
 from ..data.loader import Batch
 from ..metrics import psnr, ssim
-from ..models import UNet
+from ..models import Backbone
 from ..sampler import ResidualSampler
 from .data import degraded_pair
 from .ranks import Ranks
@@ -56,7 +56,7 @@ class HeldOut:
         self.seeds = derived_seeds(batch.seeds, START).to(ranks.device)
 
     @torch.no_grad()
-    def score(self, network: UNet, sampler: ResidualSampler) -> Scores:
+    def score(self, network: Backbone, sampler: ResidualSampler) -> Scores:
         """Restore all images; every rank has the result, the first one the picture too."""
         number = len(self.clean)
         own = list(range(self.ranks.rank, number, self.ranks.world))
