@@ -79,6 +79,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("output", metavar="OUT", help="folder; for a single file also a file name")
     parser.add_argument("--checkpoint", metavar="PATH", help="trained weights (default: what comes along)")
+    parser.add_argument("--vae", metavar="PATH", help="of a network of latents, if its VAE is not where it was")
     parser.add_argument("--steps", type=int, help="network evaluations a picture (default: as the network was trained)")
     parser.add_argument(
         "--tile", type=int, metavar="PIXELS", help="largest side evaluated at once (default: by memory)"
@@ -144,6 +145,7 @@ def _load(arguments: argparse.Namespace) -> Restorer:
         backend=arguments.backend,
         tile=arguments.tile,
         seed=arguments.seed,
+        vae=arguments.vae,
     )
 
 

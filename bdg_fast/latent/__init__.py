@@ -4,8 +4,9 @@ vae.py: finding and loading a `diffusers.AutoencoderKL`; codec.py: images to lat
 degraded image for the restored one; space.py: what a checkpoint tells of all that.
 """
 
+from .codec import TILE as CODEC_TILE
 from .codec import Codec
-from .space import LATENT_FILE, LatentSpace
+from .space import LATENT_FILE, LatentSpace, unbounded
 from .vae import find_vae
 
-__all__ = ["LATENT_FILE", "Codec", "LatentSpace", "find_vae"]
+__all__ = ["CODEC_TILE", "LATENT_FILE", "Codec", "LatentSpace", "find_vae", "unbounded"]

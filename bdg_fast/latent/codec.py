@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from bdg_fast.kernels.pixelwise import image_normals
 
-from ..models.unet import _padded as padded
+from ..models.backbone import padded
 from ..tiles import ramp, spans
 from .vae import find_vae, load_vae
 
@@ -63,17 +64,29 @@ class Codec:
                 f"got {tile} and {overlap}"
             )
         self.tile, self.overlap = tile // self.factor, overlap // self.factor  # of latents
-        self.device = torch.device(device)
-        self.dtype = torch.float32 if dtype == torch.float16 and config.get("force_upcast") else dtype
-        # not diffusers' own method, which warns of models that have parts for float32
-        self.vae = nn.Module.to(vae.requires_grad_(False).eval(), self.device, self.dtype)
+        self.vae = vae.requires_grad_(False).eval()
         # z = (latent - shift) scale, of unit variance
         scale, shift = (torch.full((1, self.channels, 1, 1), float(config.get(f"{name}_factor") or default))
                         for name, default in (("scaling", 1.0), ("shift", 0.0)))  # fmt: skip
         if config.get("latents_mean") and config.get("latents_std"):
             mean, std = (torch.tensor(config[name]).view(1, -1, 1, 1) for name in ("latents_mean", "latents_std"))
             scale, shift = scale / std, shift + mean
-        self.scale, self.shift = scale.to(self.device), shift.to(self.device)
+        self.scale, self.shift = scale, shift
+        self.to(torch.device(device), dtype)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move it, in place."""
+        self.device = device
+        self.dtype = torch.float32 if dtype == torch.float16 and self.vae.config.get("force_upcast") else dtype
+        # not diffusers' own method, which warns of models that have parts for float32
+        nn.Module.to(self.vae, device, self.dtype)
+        self.scale, self.shift = self.scale.to(device), self.shift.to(device)
+
+    def within(self, tile: int) -> Codec:
+        """The same with tiles of at most so many pixels, or as many as the overlap needs."""
+        smaller = copy.copy(self)
+        smaller.tile = min(self.tile, max(tile // self.factor, 2 * self.overlap + 1))
+        return smaller
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> Codec:
@@ -151,11 +164,11 @@ class Codec:
             return x.new_zeros(0, *shape)
         together = max(self.tile**2 // (height * width), 1)
         if height <= self.tile and width <= self.tile:
-            parts = [call(part) for part in x.split(together)]
+            parts = [call(part) for part in torch.split(x, together)]
             return torch.cat(parts) if len(parts) > 1 else parts[0]
         result = x.new_zeros(batch, *shape)
         rows, columns = (_weights(side, self.tile, self.overlap, write, result) for side in (height, width))
-        for image, found in zip(x.split(1), result.split(1), strict=True):
+        for image, found in zip(torch.split(x, 1), torch.split(result, 1), strict=True):
             for (top, bottom), down in rows:
                 for (left, right), across in columns:
                     part = call(image[:, :, top * read : bottom * read, left * read : right * read])

@@ -37,9 +37,7 @@ def low(images: Tensor) -> Tensor:
         apart = 2**level
         for dim, pad in ((2, (0, 0, apart, apart)), (3, (apart, apart, 0, 0))):
             x, size = F.pad(images, pad, mode="replicate"), images.shape[dim]
-            images = sum(  # type: ignore[assignment]
-                (x.narrow(dim, k * apart, size) * taps[k] for k in (1, 2)), x.narrow(dim, 0, size) * taps[0]
-            )
+            images = sum((x.narrow(dim, k * apart, size) * taps[k] for k in (1, 2)), x.narrow(dim, 0, size) * taps[0])
     return images
 
 

@@ -6,11 +6,13 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -121,14 +123,16 @@ class LatentSpace:
         if copy:
             (folder / SUBFOLDER).mkdir(exist_ok=True)
             for name in (WEIGHTS_FILE, CONFIG_FILE):
-                source = self.folder / name
                 if not (folder / SUBFOLDER / name).exists():  # the same in every validation
-                    write_atomically(
-                        folder / SUBFOLDER / name, lambda file, source=source: shutil.copyfile(source, file)
-                    )
+                    write_atomically(folder / SUBFOLDER / name, partial(shutil.copyfile, self.folder / name))
         told = {"vae": self.name, "sha256": self.sha256, "scale": self.scale, "colour": self.colour}
         text = json.dumps(told, indent=1) + "\n"
         write_atomically(folder / LATENT_FILE, lambda file: file.write_text(text, encoding="utf-8"))
+
+    def on(self, device: torch.device, dtype: torch.dtype) -> LatentSpace:
+        """This space, its VAE moved."""
+        self.codec.to(device, dtype)
+        return self
 
     def check(self, channels: int) -> None:
         """Refuse a network of other latents, by name."""
@@ -139,15 +143,30 @@ class LatentSpace:
         """Floating ``[B, C, H, W]`` in [-1, 1] by :attr:`scale`, bicubic."""
         return images if self.scale == 1 else resized(images, [side * self.scale for side in images.shape[2:]])
 
-    def decoded(self, latents: Tensor, degraded: Tensor) -> Tensor:
+    def restored(self, images: Tensor, tile: int, restore: Callable[[Tensor], Tensor]) -> Tensor:
+        """Restored images in [-1, 1], ``[B, 3, H scale, W scale]``; they and enlarged ones are held in float32.
+
+        Args:
+            images: degraded, float ``[B, 3, H, W]`` in [-1, 1].
+            tile: most pixels along a side that the VAE is given at once.
+            restore: degraded latents to restored ones.
+        """
+        if not len(images):
+            return images.new_zeros(0, 3, *(side * self.scale for side in images.shape[2:]))
+        codec, x_lq = self.codec.within(tile), self.enlarged(images)
+        return self.decoded(restore(codec.encode(x_lq)), x_lq, codec)
+
+    def decoded(self, latents: Tensor, degraded: Tensor, codec: Codec | None = None) -> Tensor:
         """Restored images in [-1, 1], with the colours that are wanted.
 
         Args:
             latents: restored, ``[B, channels, h, w]``.
             degraded: what was encoded, float ``[B, 3, H, W]`` in [-1, 1].
+            codec: default: :attr:`codec`.
         """
         height, width = degraded.shape[2:]
-        return corrected(self.codec.decode(latents, (height, width)), degraded, self.colour).clamp(-1, 1)
+        found = (codec or self.codec).decode(latents, (height, width))
+        return corrected(found, degraded, self.colour).clamp(-1, 1)
 
 
 def unbounded(sampler: ResidualSampler) -> ResidualSampler:

@@ -76,10 +76,9 @@ def load_vae(folder: Path) -> Any:
     except ImportError as error:
         told = "diffusers is not installed, which latent networks need: pip install 'bdg-fast[diffusers]'"
         raise ImportError(f"{told} ({error})") from None
+    model: Any = AutoencoderKL
     try:
-        vae, info = AutoencoderKL.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
+        vae, info = model.from_pretrained(folder, use_safetensors=True, local_files_only=True, output_loading_info=True)
     except Exception as error:  # of many types
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(f"{folder} cannot be read as an {KIND}: {reason}") from None

@@ -17,7 +17,8 @@ class Latent:
     enlarged. ``network.channels`` is that of the VAE's latents.
 
     Attributes:
-        vae: `diffusers.AutoencoderKL`: its folder, one of a pipeline, or a name on the hub (`bdg_fast.latent.find_vae`).
+        vae: `diffusers.AutoencoderKL`: its folder, one of a pipeline, or a name on the hub
+            (`bdg_fast.latent.find_vae`).
         scale: of super-resolution: degraded images are reduced by it, rounded to 8 bits, and enlarged again; 1: not.
             Those of pairs are taken as they are, of the size of the clean ones.
         colour: of restored images, by checkpoints of this run: ``"none"``, ``"adain"``, ``"wavelet"``.

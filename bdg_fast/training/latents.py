@@ -1,4 +1,4 @@
-"""A step's images as latents, by a VAE that is no part of what is trained, averaged, sharded or saved in checkpoints."""
+"""A step's images as latents, by a VAE that is no part of what is trained, averaged, sharded or in checkpoints."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..data.loader import Batch
 from ..latent import LATENT_FILE, LatentSpace
 from ..latent.space import resized
 from .config_latent import Latent
+from .config_stage import Stage
 from .data import Pair
+from .stages import POSTERIOR, step_seeds
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -40,6 +43,15 @@ class Latents:
         except ValueError as error:
             raise ValueError(f"network.channels: {error}") from None
 
+    @classmethod
+    def of(cls, settings: Latent | None, channels: int, device: torch.device, folder: Path) -> Latents | None:
+        """That of the run in ``folder``; None for one of pixels."""
+        if settings is None:
+            return None
+        found = cls(settings, channels, device)
+        found.check(folder)
+        return found
+
     def check(self, folder: Path) -> None:
         """Refuse to go on in a run's folder with another VAE than it began with.
 
@@ -67,19 +79,24 @@ class Latents:
         small = resized(images, [side // scale for side in images.shape[2:]])
         if paired:
             return small, images
-        small = ((small + 1) * 127.5).round() / 127.5 - 1
+        small = ((small + 1) * 127.5).round() / 255 * 2 - 1  # as a file's pixels are
         return small, resized(small, images.shape[2:])
 
-    def encoded(self, pair: Pair, seeds: Tensor, *, paired: bool) -> tuple[Pair, Tensor]:
+    def encoded(self, pair: Pair, stage: Stage, batch: Batch, step: int) -> tuple[Pair, Tensor]:
         """Latents of clean and degraded images with their classes, and what fingerprints are read of.
 
         Args:
-            pair: of pixels; ``degraded`` may be ``clean`` itself, where a stage does not read it.
-            seeds: int64 ``[B]``, of posteriors in this step.
-            paired: see :meth:`degraded`.
+            pair: of pixels, made of ``batch``; ``degraded`` is ``clean`` itself where nothing is.
+            stage: that is trained; one that reads fingerprints alone needs no latents.
+            batch: for the seeds of its images.
+            step: in which they are encoded.
         """
-        clean = self.space.codec.encode(pair.clean, seeds if self.settings.sample else None)
-        if pair.degraded is pair.clean:
-            return Pair(clean, clean, pair.classes), pair.degraded
-        small, enlarged = self.degraded(pair.degraded, paired=paired)
-        return Pair(clean, self.space.codec.encode(enlarged), pair.classes), small
+        seeds = step_seeds(batch.seeds, step, POSTERIOR) if self.settings.sample else None
+        small, enlarged = pair.degraded, pair.degraded
+        if pair.degraded is not pair.clean:
+            small, enlarged = self.degraded(pair.degraded, paired=batch.degraded is not None)
+        if stage.reads_only:
+            return pair, small
+        clean = self.space.codec.encode(pair.clean, seeds)
+        degraded = clean if enlarged is pair.clean else self.space.codec.encode(enlarged)
+        return Pair(clean, degraded, pair.classes), small

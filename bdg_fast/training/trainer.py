@@ -19,12 +19,14 @@ from bdg_fast.kernels.pixelwise import derived_seeds
 from ..backends import default_device
 from ..data.loader import Batch
 from ..files import write_atomically
+from ..models import Backbone
 from ..models.checkpoints import CheckpointError, load_backbone, save_backbone
 from ..sampler import ResidualSampler
 from . import checkpoint
 from .config import TrainConfig
 from .config_stage import Stage
 from .data import Pair, Source, clean_images, degraded_pair, open_source
+from .latents import Latents
 from .log import RunLog
 from .optim import Average, learning_rate, load_moments, make_optimizer, moments
 from .parallel import Forward, Parallel, limit, whole_unet
@@ -149,6 +151,7 @@ class _Run:
         self.root = self.folder / CHECKPOINTS
         self.parts = Parts(self.config, len(self.classes)).to(ranks.device)
         self.average = Average(self.parts.unet, self.config.ema)
+        self.latents = Latents.of(self.config.latent, self.parts.unet.config.channels, ranks.device, self.folder)
         self.counters: dict[str, Any] = {
             "step": 0, "updates": 0, "skipped": 0, "skipped_in_a_row": 0,
             "best": None, "best_step": None, "best_stage": None,
@@ -165,6 +168,8 @@ class _Run:
         if ranks.first:
             text = json.dumps(as_dict(self.config), indent=1)
             write_atomically(self.folder / CONFIG, lambda file: file.write_text(text + "\n", encoding="utf-8"))
+            if self.latents is not None:
+                self.latents.save(self.folder, copy=False)
             self.log = RunLog(self.folder, self.step, self.config, trainer.quiet)
             if self.step:
                 self.log.say(f"{self.folder}: goes on after step {self.step}")
@@ -217,7 +222,7 @@ class _Run:
             return None
         batch = self.source.held_out(settings.crop)
         names = self.config.data.degradations
-        return None if batch is None else HeldOut(batch, names, self.ranks, settings.pictures)
+        return None if batch is None else HeldOut(batch, names, self.ranks, settings.pictures, self.latents)
 
     def train(self, until: int | None) -> Result:
         last = sum(stage.steps for stage in self.config.active.values())
@@ -292,11 +297,14 @@ class _Run:
             batch = next(now.batches)
             numbers += batch.numbers.tolist()
             pair, seeds = self._inputs(stage, batch), batch.seeds.to(device)
+            seen: list[Tensor] = []
+            if self.latents is not None:
+                pair, *seen = self.latents.encoded(pair, stage, batch, self.step)
             with contextlib.ExitStack() as around:
                 if part + 1 < stage.accumulate:
                     around.enter_context(self.parallel.alone(now.forward))
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16"):
-                    found = now.forward(*pair, seeds, self.step)
+                    found = now.forward(*pair, seeds, self.step, *seen)
                 torch.autograd.backward(found["loss"] / stage.accumulate)
             terms += torch.stack([found[each].detach().float() for each in names]) / stage.accumulate
         gradients = self.parallel.gradients(now.used, now.own)
@@ -365,7 +373,7 @@ class _Run:
         if counters["best_stage"] != name or counters["best"] is None or scores.psnr > counters["best"]:
             counters |= {"best": scores.psnr, "best_step": self.step, "best_stage": name}
             if self.ranks.first:
-                save_backbone(unet, self.folder / BEST)
+                self._write(unet, BEST)
         if self.log is not None:
             measured = {"psnr": scores.psnr, "ssim": scores.ssim, "psnr_degraded": scores.psnr_degraded}
             self.log.numbers(self.step, name, measured)
@@ -382,4 +390,9 @@ class _Run:
     def _export(self, name: str) -> None:
         unet = whole_unet(self.average.unet)
         if self.ranks.first:
-            save_backbone(unet, self.folder / name)
+            self._write(unet, name)
+
+    def _write(self, unet: Backbone, name: str) -> None:
+        save_backbone(unet, self.folder / name)
+        if self.latents is not None:
+            self.latents.save(self.folder / name)

@@ -22,7 +22,7 @@ def _run(impl: str, bound: float, out: Tensor, *inputs: Any) -> None:
         else:
             from .reference import step_into as by_reference
 
-            by_reference(out, *inputs, bound)
+            by_reference(out, *inputs, bound=bound)
 
 
 @torch.library.custom_op("bdg_fast::sampler_step_out", mutates_args=("out",))

@@ -69,6 +69,7 @@ def step_into(
     index: int,
     seed: Tensor | None,
     fresh: Tensor | None,
+    *,
     bound: float = 1.0,
 ) -> None:
     """See :func:`bdg_fast.kernels.sampler_step.ops.sampler_step_out`, whose arguments these are."""
