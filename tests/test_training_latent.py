@@ -1,6 +1,8 @@
 """Training in latents: losses of latents, fingerprints of pixels, a VAE that stays as it is, exact resumption."""
 
 import json
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,11 +11,12 @@ from bdg_fast import Restorer
 from bdg_fast.latent import LatentSpace
 from bdg_fast.latent.space import resized
 from bdg_fast.models.checkpoints import CheckpointError
-from bdg_fast.training import TrainConfig, Trainer, checkpoint, stages
+from bdg_fast.models.diffusers_unet import DiffusersUNet
+from bdg_fast.training import TrainConfig, Trainer, checkpoint, load_config, stages
 from bdg_fast.training.data import Pair
 from bdg_fast.training.latents import Latents
 from bdg_fast.training.settings import build
-from latent_setup import tiny_vae
+from latent_setup import diffusers, tiny_vae
 from training_setup import batches, config, losses, pictures, settings, trainer
 
 CPU = torch.device("cpu")
@@ -89,6 +92,50 @@ def test_what_was_trained_restores_pictures(whole):
     restorer = Restorer.from_pretrained(whole / "best")
     image = torch.rand(3, 19, 22, generator=torch.Generator().manual_seed(0))
     assert restorer.scale == 2 and restorer(image).shape == (3, 38, 44)
+
+
+def test_the_way_of_stable_diffusion_in_small(tmp_path):
+    """A pipeline's folder: its UNet widened to begin with, its VAE, settings from a file, and what is restored."""
+    yaml = pytest.importorskip("yaml")
+    shape = {"block_out_channels": (8, 8), "norm_num_groups": 4, "attention_head_dim": 4, "cross_attention_dim": 8,
+             "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "layers_per_block": 1,
+             "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}  # fmt: skip
+    torch.manual_seed(0)
+    diffusers.UNet2DConditionModel(**shape).save_pretrained(tmp_path / "sd2" / "unet")
+    tiny_vae().save_pretrained(tmp_path / "sd2" / "vae")
+    start = DiffusersUNet.from_diffusers(tmp_path / "sd2" / "unet", heads="both")
+    start.save_pretrained(tmp_path / "start")
+    assert start.net.conv_in.weight[:, 4:].eq(0).all() and start.net.conv_out.weight[:4].eq(0).all()
+    whole = yaml.safe_load((Path(__file__).parents[1] / "configs" / "latent.yaml").read_text())
+    tiny = {"steps": 2, "batch": 2, "crop": 64, "warmup": 0}
+    values = {
+        **settings(tmp_path / "run"),
+        "network": asdict(start.config),
+        "init": str(tmp_path / "start"),
+        "latent": {**whole["latent"], "vae": str(tmp_path / "sd2"), "dtype": "float32"},
+        "data": {"degradations": ["chain"], "held_out": 2},
+        "stages": {name: {**stage, **tiny} for name, stage in whole["stages"].items()},
+        "validation": {"every": 2, "steps": 2, "crop": 64},
+    }
+    (tmp_path / "run.json").write_text(json.dumps(values))
+    source = pictures(size=72)
+    assert Trainer(load_config(tmp_path / "run.json"), source=source, quiet=True).run(1).step == 1
+    assert Trainer(load_config(tmp_path / "run.json"), source=source, quiet=True).run().finished
+    assert any("psnr" in line for line in losses(tmp_path / "run"))
+    restorer = Restorer.from_pretrained(tmp_path / "run" / "network")
+    assert restorer.scale == 4 and restorer(torch.rand(1, 9, 11)).shape == (1, 36, 44)
+
+
+def test_the_recipe_is_read():
+    pytest.importorskip("yaml")
+    run = load_config(Path(__file__).parents[1] / "configs" / "latent.yaml")
+    assert run.latent.scale == 4 and run.uses_encoder and run.data.classes[0] == "state 0"
+    options = {name: value for name, value in run.network.options.items() if name != "sample_size"}
+    assert options == {
+        "attention_head_dim": [5, 10, 20, 20],
+        "cross_attention_dim": 1024,
+        "use_linear_projection": True,
+    }
 
 
 def test_fingerprints_are_of_small_degraded_pixels_and_losses_of_latents(vae, tmp_path, monkeypatch):
