@@ -79,6 +79,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("output", metavar="OUT", help="folder; for a single file also a file name")
     parser.add_argument("--checkpoint", metavar="PATH", help="trained weights (default: what comes along)")
+    parser.add_argument("--backbone", metavar="MODULE:CLASS", help="class of a checkpoint's network that is not ours")
     parser.add_argument("--vae", metavar="PATH", help="of a network of latents, if its VAE is not where it was")
     parser.add_argument("--steps", type=int, help="network evaluations a picture (default: as the network was trained)")
     parser.add_argument(
@@ -140,6 +141,7 @@ def _load(arguments: argparse.Namespace) -> Restorer:
     return Restorer.from_pretrained(
         arguments.checkpoint,
         steps=arguments.steps,
+        backbone=arguments.backbone,
         device=_device(arguments.device),
         dtype=arguments.dtype,
         backend=arguments.backend,
