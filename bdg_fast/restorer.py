@@ -381,7 +381,9 @@ class Restorer:
         if isinstance(self.unet, UNet):
             known, width = BYTES_PER_PIXEL["native" if self.backend == "native" else "eager"], self.unet.config.width
             each = known.get(width, width * max(known.values()) // 32) * batch
+        if self.latent is not None:  # of a pixel of the picture, which the VAE needs most for
+            each = max(each // self._pixels**2, self.latent.codec.bytes_per_pixel)
         # what the engine keeps for the next call is free too: else tiles would depend on what came before
         free = free_memory(self.device) + (self._native.held if self._native is not None else 0)
-        side = int((free / 2 / each) ** 0.5) * self._pixels
+        side = int((free / 2 / each) ** 0.5)
         return min(max(side // 16 * 16, 2 * OVERLAP + 16), LARGEST_TILE if self.latent is None else CODEC_TILE)

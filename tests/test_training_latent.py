@@ -209,13 +209,10 @@ def test_exports_may_hold_the_vae(vae, tmp_path):
 def test_another_vae_is_another_run(whole, tmp_path):
     torch.manual_seed(1)
     tiny_vae(layers_per_block=2).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"latent\.vae differ from those of the run in"):
-        trainer(whole, source=pictures(size=40), **latent_settings(tmp_path))
-    changed = Trainer(
-        config(whole, **latent_settings(tmp_path)), source=pictures(size=40), quiet=True, allow_changes=True
-    )
     with pytest.raises(ValueError, match=r"latent\.vae=.* is another VAE than the run in .* began with"):
-        changed.run()
+        run(whole, tmp_path)
+    with pytest.raises(ValueError, match=r"latent\.sample differ from those of the run in"):
+        run(whole, tmp_path, latent={"sample": True})
 
 
 def test_what_does_not_go_together_is_named(vae, tmp_path):

@@ -11,6 +11,8 @@ from torch import Tensor
 from ..data.loader import Batch
 from ..latent import LATENT_FILE, LatentSpace
 from ..latent.space import resized
+from ..models.kinds import own_config
+from .config import TrainConfig
 from .config_latent import Latent
 from .config_stage import Stage
 from .data import Pair
@@ -44,12 +46,12 @@ class Latents:
             raise ValueError(f"network.channels: {error}") from None
 
     @classmethod
-    def of(cls, settings: Latent | None, channels: int, device: torch.device, folder: Path) -> Latents | None:
-        """That of the run in ``folder``; None for one of pixels."""
-        if settings is None:
+    def of(cls, config: TrainConfig, device: torch.device) -> Latents | None:
+        """That of a run; None for one of pixels."""
+        if config.latent is None:
             return None
-        found = cls(settings, channels, device)
-        found.check(folder)
+        found = cls(config.latent, own_config(config.network).channels, device)
+        found.check(Path(config.output))
         return found
 
     def check(self, folder: Path) -> None:

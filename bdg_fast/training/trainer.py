@@ -149,9 +149,9 @@ class _Run:
         self.config, self.source, self.classes = trainer.config, trainer.source, trainer.classes
         self.folder, self.ranks, self.stop = trainer.folder, ranks, stop
         self.root = self.folder / CHECKPOINTS
+        self.latents = Latents.of(self.config, ranks.device)
         self.parts = Parts(self.config, len(self.classes)).to(ranks.device)
         self.average = Average(self.parts.unet, self.config.ema)
-        self.latents = Latents.of(self.config.latent, self.parts.unet.config.channels, ranks.device, self.folder)
         self.counters: dict[str, Any] = {
             "step": 0, "updates": 0, "skipped": 0, "skipped_in_a_row": 0,
             "best": None, "best_step": None, "best_stage": None,

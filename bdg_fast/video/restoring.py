@@ -171,5 +171,6 @@ def _key(restorer: Restorer, source: Path, *settings: object) -> str:
         weights.update(name.encode() + tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())
     sampler = {name: str(value) for name, value in vars(restorer.sampler).items() if not isinstance(value, Tensor)}
     told = [__version__, str(source.resolve()), state.st_size, state.st_mtime_ns, weights.hexdigest(), sampler]
+    told += [] if restorer.latent is None else [restorer.latent.sha256, restorer.latent.colour]
     told += [restorer.seed, restorer.backend, str(restorer.dtype), str(restorer.device), restorer.tile, *settings]
     return hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()
