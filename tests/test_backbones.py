@@ -175,7 +175,7 @@ def test_another_class_than_the_file_s_is_refused(tmp_path):
     ("kind", "told"),
     [
         ("unets", r"kind must be one of 'unet', 'diffusers', or 'package.module:Class', got 'unets'"),
-        ("nowhere.at_all:Net", r"that can be imported \(installed, or in a folder of PYTHONPATH\), got 'nowhere.at_all"),
+        ("nowhere.at_all:Net", r"that can be imported \(installed, or in a folder of PYTHONPATH\), got 'nowhere"),
         ("user_network:Missing", r"got 'user_network:Missing': .*no attribute 'Missing'"),
         ("user_network:NoNetwork", r"a subclass of bdg_fast.Backbone, got 'user_network:NoNetwork', which is none"),
     ],
