@@ -239,9 +239,10 @@ class Restorer:
 
     @torch.inference_mode()
     def restore(self, pixels: Tensor, keep: Keep | None = None, told: Tensor | None = None) -> Tensor:
-        """Restore pixels ``[B, 3, H, W]``, float in [0, 1] or uint8, to float32 in [0, 1] on the CPU, :attr:`scale` as large.
+        """Restore pixels ``[B, 3, H, W]``, float in [0, 1] or uint8, to float32 in [0, 1] on the CPU.
 
-        Where memory runs out, fewer images are evaluated together, then smaller tiles, and the work begins anew.
+        Results are :attr:`scale` times as large. Where memory runs out, fewer images are evaluated together, then
+        smaller tiles, and the work begins anew.
 
         Args:
             pixels: of any device.

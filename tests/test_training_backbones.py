@@ -9,6 +9,7 @@ import torch
 from bdg_fast import Restorer
 from bdg_fast.models import DiffusersConfig, DiffusersUNet, ModuleConfig
 from bdg_fast.training import TrainConfig, Trainer, checkpoint, load_config
+from bdg_fast.training.optim import Average
 from bdg_fast.training.settings import as_dict, build
 from bdg_fast.training.stages import Parts
 from training_setup import losses, on_two_ranks, pictures, same_runs, settings, two_ranks
@@ -121,6 +122,27 @@ def test_a_run_begins_with_a_network_of_the_settings_class(folder, tmp_path):
     values |= {"network": {"width": 8, "multipliers": [1]}, "output": str(tmp_path / "other")}
     with pytest.raises(ValueError, match=r"is of a network 'user_network:Plain', not of 'unet'"):
         Trainer(build(TrainConfig, values), source=pictures(), quiet=True).run()
+
+
+def test_statistics_of_a_batch_norm_are_the_averaged_network_s():
+    found = Plain(PlainConfig())
+    found.norm = torch.nn.BatchNorm2d(8)
+    average = Average(found, 0.5)
+    found(*torch.rand(2, 2, 3, 8, 8), torch.tensor([5.0]))
+    assert found.norm.num_batches_tracked == 1
+    average.update(found, 0)
+    for name, buffer in average.unet.named_buffers():
+        assert torch.equal(buffer, found.get_buffer(name)), name
+
+
+def test_a_run_from_before_channels_were_a_setting_may_go_on(tmp_path):
+    config = build(TrainConfig, settings(tmp_path))
+    before = as_dict(config)
+    del before["network"]["channels"]
+    (tmp_path / "config.json").write_text(json.dumps(before))
+    Trainer(config, source=pictures(), quiet=True)
+    with pytest.raises(ValueError, match=r"network.width differ from those of the run"):
+        Trainer(build(TrainConfig, settings(tmp_path, network={"width": 24, "multipliers": [1, 1]})), source=pictures())
 
 
 def network_of(**values):
