@@ -94,9 +94,8 @@ class Restorer:
         if latent is not None:
             latent.check(unet.config.channels)
         elif unet.config.channels != 3:
-            raise ValueError(
-                f"unet must be a network of 3 channels, of pixels, or latent must be given, got {unet.config.channels}"
-            )
+            told = f"unet must be a network of 3 channels, of pixels, got {unet.config.channels}"
+            raise ValueError(f"{told}: one of latents needs latent")
         if dtype != "auto" and dtype not in DTYPES:
             raise ValueError(f"dtype must be one of 'auto', {', '.join(map(repr, DTYPES))}, got {dtype!r}")
         if tile is not None and tile <= 2 * OVERLAP:

@@ -150,8 +150,8 @@ def test_videos_keep_their_size(model, tmp_path):
 def test_networks_of_other_latents_are_refused(vae, tmp_path):
     with pytest.raises(ValueError, match="network must have 4 channels, those of the VAE, got 3"):
         restorer(vae, unet=network(3))
-    with pytest.raises(ValueError, match="3 channels, of pixels, or latent must be given, got 4"):
+    with pytest.raises(ValueError, match="3 channels, of pixels, got 4: one of latents needs latent"):
         Restorer(network())
     network().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="or latent must be given, got 4"):
+    with pytest.raises(ValueError, match="got 4: one of latents needs latent"):
         Restorer.from_pretrained(tmp_path)
