@@ -19,6 +19,7 @@ from torch import Tensor
 from .backends import Network, Told, default_device, dtype_of, network_of
 from .bands import Keep, gathered, noise_rows, restored_rows, scaled
 from .graphs import CudaCapture, LoopGraphs
+from .latent import CODEC_TILE, LatentSpace, unbounded
 from .memory import free_memory, out_of_memory
 from .models import SHIPPED, Backbone, UNet
 from .models.checkpoints import load_backbone
@@ -62,11 +63,12 @@ class Restorer:
         backend: str = "auto",
         tile: int | None = None,
         seed: int = 0,
+        latent: LatentSpace | None = None,
     ) -> None:
         """Prepare a network for inference: folded, in evaluation mode, on ``device``. ``unet`` itself is changed.
 
         Args:
-            unet: trained weights; a `UNet`, or any other `Backbone` of three channels.
+            unet: trained weights; a `UNet`, or any other `Backbone`, of three channels or of those of ``latent``.
             sampler: default: that of the family the weights belong to (:meth:`ResidualSampler.of`).
             device: ``"auto"`` takes a GPU if there is one.
             dtype: of the network's convolutions and products: ``"float32"``, ``"bfloat16"``, ``"float16"``, or
@@ -75,8 +77,11 @@ class Restorer:
             backend: how the network is evaluated: ``"eager"``; ``"compiled"``: by `torch.compile`, and on a GPU with
                 CUDA graphs of sizes that repeat; ``"native"``: by compiled loops on the CPU, in float32
                 (`bdg_fast.models.native`); or ``"auto"``: the fastest that can run here.
-            tile: largest side of what is evaluated at once, in pixels; default: as free memory allows, 1024 at most.
+            tile: largest side of what is evaluated at once, in pixels; default: as free memory allows, 1024 at most
+                (of latents 512).
             seed: of the noise. It is drawn for each picture alone, so results do not depend on others.
+            latent: what stands between pixels and a network of latents (`bdg_fast.latent`), in place: the VAE is
+                moved to ``device`` and ``dtype``. Pictures come back ``latent.scale`` times as large.
 
         Raises:
             ValueError: a bad argument, by name. TypeError: ``unet`` is no `Backbone`.
@@ -86,8 +91,11 @@ class Restorer:
         """
         if not isinstance(unet, Backbone):
             raise TypeError(f"unet must be a bdg_fast.Backbone, as UNet is, got {type(unet).__name__}")
-        if unet.config.channels != 3:
-            raise ValueError(f"unet must be a network of 3 channels, of pixels, got {unet.config.channels}")
+        if latent is not None:
+            latent.check(unet.config.channels)
+        elif unet.config.channels != 3:
+            told = f"unet must be a network of 3 channels, of pixels, got {unet.config.channels}"
+            raise ValueError(f"{told}: one of latents needs latent")
         if dtype != "auto" and dtype not in DTYPES:
             raise ValueError(f"dtype must be one of 'auto', {', '.join(map(repr, DTYPES))}, got {dtype!r}")
         if tile is not None and tile <= 2 * OVERLAP:
@@ -99,8 +107,12 @@ class Restorer:
             warnings.warn("unet is not trained: its weights are those of a fresh network", stacklevel=2)
         self.unet = unet.eval().fold().to(self.device)
         self.sampler = sampler or ResidualSampler.of(unet.config)
+        if latent is not None:
+            self.sampler = unbounded(self.sampler)
         self.dtype = dtype_of(backend, self.unet, self.device) if dtype == "auto" else DTYPES[dtype]
         self.tile, self.seed = tile, seed
+        self.latent = None if latent is None else latent.on(self.device, self.dtype)
+        self._pixels = 1 if latent is None else latent.codec.factor  # along one of what the network sees
         self.backend, self._network = network_of(backend, self.unet, self.device, self.dtype)
         self._native = self._network if isinstance(self._network, NativeUNet) else None
         on_gpu = self.device.type == "cuda"
@@ -119,6 +131,7 @@ class Restorer:
         *,
         steps: int | None = None,
         backbone: type[Backbone] | str | None = None,
+        vae: str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> Restorer:
         """Load a checkpoint (:func:`bdg_fast.models.checkpoints.load_backbone`) with the sampler it was made for.
@@ -128,6 +141,7 @@ class Restorer:
             steps: network evaluations a picture; default: what the network was trained for, 3 for official ones.
             backbone: the class of a network that is not ours, or ``"package.module:Class"``, which is imported; code
                 that a checkpoint names is not.
+            vae: of a network of latents, where it is not where the checkpoint says: its folder.
             options: of the class.
 
         Raises:
@@ -135,8 +149,18 @@ class Restorer:
                 whose class must be given.
         """
         known = find_backbone(backbone) if isinstance(backbone, str) else backbone
-        unet = load_backbone(SHIPPED if path is None else Path(path), known)
+        path = SHIPPED if path is None else Path(path)
+        unet = load_backbone(path, known)
+        if (latent := LatentSpace.from_checkpoint(path, vae)) is not None:
+            options["latent"] = latent
+        elif vae is not None:
+            raise ValueError(f"vae must be given for networks of latents alone, and {str(path)!r} tells of none")
         return cls(unet, ResidualSampler.of(unet.config, steps), **options)
+
+    @property
+    def scale(self) -> int:
+        """What pictures come back enlarged by."""
+        return 1 if self.latent is None else self.latent.scale
 
     def __call__(self, image: Any, *, progress: Progress | None = None) -> Any:
         """Restore one picture; returns what came, restored: see :func:`bdg_fast.data.convert.as_picture`.
@@ -216,7 +240,8 @@ class Restorer:
     def restore(self, pixels: Tensor, keep: Keep | None = None, told: Tensor | None = None) -> Tensor:
         """Restore pixels ``[B, 3, H, W]``, float in [0, 1] or uint8, to float32 in [0, 1] on the CPU.
 
-        Where memory runs out, fewer images are evaluated together, then smaller tiles, and the work begins anew.
+        Results are :attr:`scale` times as large. Where memory runs out, fewer images are evaluated together, then
+        smaller tiles, and the work begins anew.
 
         Args:
             pixels: of any device.
@@ -239,7 +264,7 @@ class Restorer:
 
     def _restore(self, pixels: Tensor, keep: Keep | None = None, told: Tensor | None = None) -> Tensor:
         """As :meth:`restore`, on the device."""
-        together, side = max(len(pixels), 1), max(pixels.shape[2:])
+        together, side = max(len(pixels), 1), max(pixels.shape[2:]) * self.scale
         tile = self.tile or self._tile_for(together)
         while True:
             try:
@@ -272,12 +297,20 @@ class Restorer:
         """Restored pixels in [0, 1], or what is kept of them, both on the device."""
         tile = max(tile, 2 * OVERLAP + 1)
         if isinstance(self._network, Counted):
-            self._network.begin(self.sampler.steps * TiledNetwork(self._network, tile).evaluations(*pixels.shape[2:]))
+            size = [-(-side * self.scale // self._pixels) for side in pixels.shape[2:]]
+            self._network.begin(self.sampler.steps * self._tiled(self._network, tile).evaluations(*size))
         told = self.told(pixels) if told is None else told
-        if max(pixels.shape[2:]) > tile and not self.sampler.draws:
+        if self.latent is None and max(pixels.shape[2:]) > tile and not self.sampler.draws:
             return self._by_rows(pixels, tile, keep, told)
-        restored = self._at_once(scaled(pixels), tile, told)
+        run = partial(self._at_once, tile=tile, told=told)
+        restored = run(scaled(pixels)) if self.latent is None else self.latent.restored(scaled(pixels), tile, run)
+        restored = (restored + 1) * 0.5
         return restored if keep is None else keep(restored)
+
+    def _tiled(self, network: Network, tile: int) -> TiledNetwork:
+        """A network evaluated in tiles of so many pixels of the picture."""
+        overlap = OVERLAP // self._pixels
+        return TiledNetwork(network, max(tile // self._pixels, 2 * overlap + 1), overlap)
 
     def _by_rows(self, pixels: Tensor, tile: int, keep: Keep | None, told: Tensor | None) -> Tensor:
         """As :meth:`_sample`; only a band of the picture is held in float32, and what is returned."""
@@ -286,7 +319,7 @@ class Restorer:
             noise = noise_rows(self.seed, (height, width))
         else:  # what memory there is goes to tiles, and one copy is faster than many
             noise = iter(torch.split(self._noise_of(pixels.shape[2:])[0], STRIP, 2))
-        network, scale = TiledNetwork(self._telling(told), tile), lambda a, b, c, d: scaled(pixels[:, :, a:b, c:d])
+        network, scale = self._tiled(self._telling(told), tile), lambda a, b, c, d: scaled(pixels[:, :, a:b, c:d])
         rows = restored_rows(self.sampler, network, scale, noise, (height, width))
         # what is kept of an array or a file lies in memory as that does: it becomes one without a copy
         as_came = keep is not None and pixels.is_contiguous(memory_format=torch.channels_last)
@@ -294,43 +327,43 @@ class Restorer:
         return gathered(((x + 1) * 0.5 for x in rows), height, keep, order)
 
     def _at_once(self, x_lq: Tensor, tile: int, told: Tensor | None) -> Tensor:
-        """Restored pixels in [0, 1] of ``x_lq`` in [-1, 1]; of a large picture where its steps draw noise."""
+        """Restored ``x_lq``: latents, or pixels in [-1, 1]; of a large picture where its steps draw noise."""
         if self.sampler.draws and self.sampler.method in OFFICIAL:  # images drawn step by step: each alone
             results = []
             for i, image in enumerate(x_lq):
-                network = TiledNetwork(self._telling(None if told is None else told[i : i + 1]), tile)
+                network = self._tiled(self._telling(None if told is None else told[i : i + 1]), tile)
                 results.append(self.sampler(network, image[None], generator=self._generator(self.device)))
-            return (torch.cat(results) + 1) * 0.5 if results else x_lq
+            return torch.cat(results) if results else x_lq
         noise, seed = self._noise_of(x_lq.shape[2:])
         seeds = () if seed is None else (seed.expand(len(x_lq)),)
         inputs = (x_lq, noise, *seeds, *(() if told is None else (told,)))
-        if self._graphs is None or len(x_lq) == 0 or max(x_lq.shape[2:]) > tile:
+        if self._graphs is None or len(x_lq) == 0 or max(x_lq.shape[2:]) * self._pixels > tile:
             return self._loop(tile, *inputs)
         return self._graphs(*inputs)
 
     def _loop(self, tile: int | None, x_lq: Tensor, noise: Tensor, *more: Tensor) -> Tensor:
-        """All steps from the start, of images without (``tile=None``) or with tiles; pixels in [0, 1].
+        """All steps from the start, of images without (``tile=None``) or with tiles.
 
         ``more``: seeds of the steps' noise where they draw, what a conditional network is told.
         """
         seed, told = more[0] if self.sampler.draws else None, more[-1] if self.unet.told_width else None
         network = self._telling(told)
-        network = network if tile is None else TiledNetwork(network, tile)
+        network = network if tile is None else self._tiled(network, tile)
         start = self.sampler.start(x_lq, noise=noise)
-        return (self.sampler(network, x_lq, x_start=start, seed=seed) + 1) * 0.5
+        return self.sampler(network, x_lq, x_start=start, seed=seed)
 
     def _telling(self, told: Tensor | None) -> Network:
         return self._network if told is None else Told(self._network, told)
 
     def _noise_of(self, size: torch.Size) -> tuple[Tensor, Tensor | None]:
-        """Noise at the start of a picture ``[1, 3, H, W]`` and seed of its steps' ``[1]``, where they draw.
+        """Noise at the start of a picture ``[1, C, H, W]`` and seed of its steps' ``[1]``, where they draw.
 
         That of the last few sizes is kept: drawing it can take longer than restoring.
         """
         found = self._noises.pop(size, None)  # other threads may take and keep others meanwhile
         if found is None:
             generator = self._generator(self.device if self.sampler.draws else "cpu")
-            noise = torch.randn((1, 3, *size), generator=generator, device=generator.device)
+            noise = torch.randn((1, self.unet.config.channels, *size), generator=generator, device=generator.device)
             found = noise.to(self.device), self.sampler.seeds(1, self.device, generator) if self.sampler.draws else None
         if size.numel() <= LARGEST_TILE**2:
             self._noises[size] = found
@@ -348,7 +381,9 @@ class Restorer:
         if isinstance(self.unet, UNet):
             known, width = BYTES_PER_PIXEL["native" if self.backend == "native" else "eager"], self.unet.config.width
             each = known.get(width, width * max(known.values()) // 32) * batch
+        if self.latent is not None:  # of a pixel of the picture, which the VAE needs most for
+            each = max(each // self._pixels**2, self.latent.codec.bytes_per_pixel)
         # what the engine keeps for the next call is free too: else tiles would depend on what came before
         free = free_memory(self.device) + (self._native.held if self._native is not None else 0)
         side = int((free / 2 / each) ** 0.5)
-        return min(max(side // 16 * 16, 2 * OVERLAP + 16), LARGEST_TILE)
+        return min(max(side // 16 * 16, 2 * OVERLAP + 16), LARGEST_TILE if self.latent is None else CODEC_TILE)

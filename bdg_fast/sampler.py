@@ -95,6 +95,7 @@ class ResidualSampler:
         clamp_residual: limit the predicted residual to [-1, 1] as the official codes do. Its true range is [-2, 2]:
             with the limit strong darkness or haze is not fully undone.
         time: units of the network's time (`UNetConfig.time`).
+        bound: the predicted ``x_0`` is limited to [-bound, bound]; infinity for latents, which have no range.
     """
 
     schedule: ResidualSchedule
@@ -104,6 +105,7 @@ class ResidualSampler:
     start_noise: float | None = None
     clamp_residual: bool = False
     time: str = "scaled"
+    bound: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse bad settings, by name."""
@@ -114,6 +116,8 @@ class ResidualSampler:
             raise ValueError(f"eta must be in [0, 1] and goes with 'ddim' or an official method, got {self.eta}")
         if self.start_noise is not None and not self.start_noise >= 0:
             raise ValueError(f"start_noise must not be negative, got {self.start_noise}")
+        if not self.bound > 0:
+            raise ValueError(f"bound must be above 0, got {self.bound}")
         if self.time not in TIMES:
             raise ValueError(f"time must be 'scaled' or 'index', got {self.time!r}")
 
@@ -176,7 +180,7 @@ class ResidualSampler:
 
         Args:
             network: ``network(x_t, x_lq, time)`` with residual, noise, or both.
-            x_lq: degraded images, float ``[B, 3, H, W]`` in [-1, 1].
+            x_lq: degraded images, float ``[B, 3, H, W]`` in [-1, 1]; or latents of them, ``[B, C, H, W]``.
             generator: of all randomness, on the device of ``x_lq``; results repeat with its seed. After the start, the
                 noise of all steps comes from one 64-bit seed an image (`bdg_fast.kernels.sampler_step`); official
                 methods draw images step by step, as their codes do.
@@ -203,9 +207,10 @@ class ResidualSampler:
             fresh = None
             if official and self.rows(heads)[index].sigma > 0:
                 fresh = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-            x_s = sampler_step(x, x_lq, prediction, table, index, heads=heads, seed=seed, fresh=fresh)
+            x_s = sampler_step(x, x_lq, prediction, table, index, heads=heads, seed=seed, fresh=fresh, bound=self.bound)
             if callback is not None:
-                callback(Step(index, t, s, x, *step_parts(x, x_lq, prediction, table, index, heads=heads), x_s))
+                parts = step_parts(x, x_lq, prediction, table, index, heads=heads, bound=self.bound)
+                callback(Step(index, t, s, x, *parts, x_s))
             x = x_s
         return x
 
@@ -213,7 +218,8 @@ class ResidualSampler:
     def step(self, index: int, x_t: Tensor, x_lq: Tensor, found: Prediction) -> Tensor:
         """``x_s`` of one step that draws nothing, of images or any part of them ``[B, 3, H, W]``."""
         heads, prediction = _prediction(found)
-        return sampler_step(x_t, x_lq, prediction, self.table(heads, x_t.device, x_t.dtype), index, heads=heads)
+        table = self.table(heads, x_t.device, x_t.dtype)
+        return sampler_step(x_t, x_lq, prediction, table, index, heads=heads, bound=self.bound)
 
     def trajectory(self, network: Network, x_lq: Tensor, **options: object) -> list[Step]:
         """All steps of a call; the last ``x_s`` is its result."""

@@ -90,22 +90,30 @@ class TiledNetwork:
         return len(self._spans(height)) * len(self._spans(width))
 
     def _spans(self, size: int) -> list[tuple[int, int]]:
-        """Begin and end of the tiles along one side: as few as cover it, spread evenly."""
-        if size <= self.tile:
-            return [(0, size)]
-        count = -(-(size - self.overlap) // (self.tile - self.overlap))
-        starts = [(size - self.tile) * i // (count - 1) for i in range(count)]
-        return [(start, start + self.tile) for start in starts]
+        return spans(size, self.tile, self.overlap)
 
     def _ramp(self, begin: int, end: int, size: int, like: Tensor) -> Tensor:
-        """Weights along a tile: rising over the overlap from each side that is not the image's own."""
-        ramp = like.new_ones(end - begin)
-        rise = (torch.arange(self.overlap, device=like.device, dtype=like.dtype) + 1) / (self.overlap + 1)
-        if begin > 0:
-            ramp[: self.overlap] = rise
-        if end < size:
-            ramp[-self.overlap :] = torch.minimum(ramp[-self.overlap :], rise.flip(0))
-        return ramp
+        return ramp(begin, end, size, self.overlap, like)
+
+
+def spans(size: int, tile: int, overlap: int) -> list[tuple[int, int]]:
+    """Begin and end of the tiles along one side: as few as cover it, spread evenly."""
+    if size <= tile:
+        return [(0, size)]
+    count = -(-(size - overlap) // (tile - overlap))
+    starts = [(size - tile) * i // (count - 1) for i in range(count)]
+    return [(start, start + tile) for start in starts]
+
+
+def ramp(begin: int, end: int, size: int, overlap: int, like: Tensor) -> Tensor:
+    """Weights along a tile: rising over the overlap from each side that is not the image's own."""
+    weights = like.new_ones(end - begin)
+    rise = (torch.arange(overlap, device=like.device, dtype=like.dtype) + 1) / (overlap + 1)
+    if begin > 0:
+        weights[:overlap] = rise
+    if end < size:
+        weights[-overlap:] = torch.minimum(weights[-overlap:], rise.flip(0))
+    return weights
 
 
 class Counted:

@@ -168,7 +168,7 @@ def test_bad_input_is_named():
     x = draw((2, 3, 5, 4))
     good = {"x_0": x, "x_lq": x, "t": times(2), "table": TABLE, "noise": x}
     for options, error, message in (
-        ({"x_0": x[0]}, ValueError, r"x_0 must have shape \[B, 3, H, W\], got \[3, 5, 4\]"),
+        ({"x_0": x[0]}, ValueError, r"x_0 must have shape \[B, C, H, W\], got \[3, 5, 4\]"),
         ({"x_lq": x.int()}, TypeError, "x_lq must be one of .*got torch.int32"),
         ({"t": times(2).int()}, TypeError, "t must be one of torch.int64, got torch.int32"),
         ({"t": times(3)}, ValueError, r"t must have shape \[2\], one an image, got \[3\]"),

@@ -133,3 +133,10 @@ def test_noise_repeats_and_is_of_each_image():
     assert z.dtype == torch.float32 and z.shape == (3, 3, 9, 11)
     assert torch.equal(z[0], z[2]) and not torch.equal(z[0], z[1])
     assert torch.equal(z[1:2], normals(seeds[1:2], 9, 11, torch.tensor([2]), 0))
+
+
+def test_latents_have_as_many_channels_as_they_need():
+    z = normals(torch.tensor([1]), 128, 128, 0, 0, 16)
+    assert torch.equal(z[:, :3], normals(torch.tensor([1]), 128, 128, 0, 0))
+    alike = torch.corrcoef(z[0].flatten(1)).fill_diagonal_(0)
+    assert alike.abs().max() < 0.04 and abs(z.mean()) < 0.01 and abs(z.std() - 1) < 0.01

@@ -306,7 +306,7 @@ def test_bad_input_is_named():
         ({"heads": "neither"}, ValueError, "heads must be one of 'residual', 'noise', 'both', got 'neither'"),
         ({"impl": "cpu"}, ValueError, "impl must be one of 'auto', 'reference', 'triton', got 'cpu'"),
         ({"x_t": x.int()}, TypeError, "x_t must be one of .*got torch.int32"),
-        ({"x_t": x[0]}, ValueError, r"x_t must have shape \[B, 3, H, W\], got \[3, 5, 4\]"),
+        ({"x_t": x[0]}, ValueError, r"x_t must have shape \[B, C, H, W\], got \[3, 5, 4\]"),
         ({"x_lq": q[:1]}, ValueError, r"x_lq must have shape \[2, 3, 5, 4\] like the other images, got \[1, 3, 5, 4\]"),
         ({"prediction": p[:, :3]}, ValueError, r"prediction must have shape \[B, 6, H, W\], got \[2, 3, 5, 4\]"),
         ({"prediction": (p, p)}, ValueError, r"prediction\[0\] must have shape \[B, 3, H, W\]"),
@@ -328,3 +328,19 @@ def test_bad_input_is_named():
     ):
         with pytest.raises(error, match=message):
             sampler_step(**(good | options))
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_latents_have_any_channels_and_no_bound(heads):
+    x, q, p = images((2, 3, 5, 4), heads)
+    fresh = draw(x.shape, 7)
+    expected = sampler_step(x, q, p, table(), 1, heads=heads, fresh=fresh)
+    x, q, fresh = (torch.cat((image, image[:, :1]), 1) for image in (x, q, fresh))
+    p = torch.cat([torch.cat((part, part[:, :1]), 1) for part in p.split(3, 1)], 1)
+    found = sampler_step(x, q, p, table(), 1, heads=heads, fresh=fresh)
+    assert torch.equal(found, torch.cat((expected, expected[:, :1]), 1))
+    x_0 = step_parts(x, q, p, table(), 1, heads=heads, bound=float("inf"))[2]
+    assert x_0.abs().max() > 1.5
+    assert torch.equal(x_0.clamp(-1.5, 1.5), step_parts(x, q, p, table(), 1, heads=heads, bound=1.5)[2])
+    with pytest.raises(RuntimeError, match=r"impl='triton' cannot run: images are of 4 channels with bound=1"):
+        sampler_step(x, q, p, table(), 1, heads=heads, fresh=fresh, impl="triton")

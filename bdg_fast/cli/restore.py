@@ -80,6 +80,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("output", metavar="OUT", help="folder; for a single file also a file name")
     parser.add_argument("--checkpoint", metavar="PATH", help="trained weights (default: what comes along)")
     parser.add_argument("--backbone", metavar="MODULE:CLASS", help="class of a checkpoint's network that is not ours")
+    parser.add_argument("--vae", metavar="PATH", help="of a network of latents, if its VAE is not where it was")
     parser.add_argument("--steps", type=int, help="network evaluations a picture (default: as the network was trained)")
     parser.add_argument(
         "--tile", type=int, metavar="PIXELS", help="largest side evaluated at once (default: by memory)"
@@ -146,6 +147,7 @@ def _load(arguments: argparse.Namespace) -> Restorer:
         backend=arguments.backend,
         tile=arguments.tile,
         seed=arguments.seed,
+        vae=arguments.vae,
     )
 
 
@@ -288,8 +290,10 @@ def _compare(job: Job, restored: Image.Image | None = None) -> None:
 
 
 def _side_by_side(source: Path, restored: Image.Image) -> Image.Image:
-    """Before and after, upright."""
+    """Before and after, upright; before enlarged where after is larger."""
     before, after = (shown(image) for image in (open_image(source), restored))
+    if before.size != after.size:
+        before = before.resize(after.size, Image.Resampling.BICUBIC)
     both = Image.new("RGB", (before.width + after.width, after.height))
     both.paste(before, (0, 0))
     both.paste(after, (before.width, 0))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -37,7 +38,8 @@ class Picture:
     """Pixels to restore, and how to make of the result what came.
 
     In two parts, so that of a large picture nothing is held in float32: ``kept`` takes any rows of the result, float32
-    ``[B, 3, h, W]`` in [0, 1], to as many of what ``whole`` takes, ``[B, C, H, W]``.
+    ``[B, 3, h, W]`` in [0, 1], to as many of what ``whole`` takes, ``[B, C, H, W]``. A result of super-resolution is a
+    multiple as large; alpha is enlarged to it.
     """
 
     pixels: Tensor  # [B, 3, H, W], float32 in [0, 1] or uint8
@@ -121,8 +123,8 @@ def _from_tensor(image: Tensor) -> Picture:
         out = out.to(whole.device)
         if channels == 4:
             # torch.cat does not know uint16
-            joined = torch.empty_like(whole)
-            joined[:, :3], joined[:, 3:] = out, whole[:, 3:]
+            joined = torch.empty(len(out), 4, *out.shape[2:], dtype=whole.dtype, device=whole.device)
+            joined[:, :3], joined[:, 3:] = out, _as_large(whole[:, 3:], out.shape[2:])
             out = joined
         return out if image.ndim == 4 else out[0]
 
@@ -179,7 +181,11 @@ def _from_pil(image: Image.Image) -> Picture:
         if told:
             assert turn is not None
             rows = _turned(rows, INVERSE.get(turn, turn))
-        out = Image.fromarray(inner.whole(rows) if mode != "LA" else np.stack([rows[0, 0].numpy(), pixels[:, :, 1]], 2))
+        if mode == "LA":
+            alpha = _as_large(torch.from_numpy(pixels[None, None, :, :, 1]), rows.shape[2:])
+            out = Image.fromarray(np.stack([rows[0, 0].numpy(), alpha[0, 0].numpy()], 2))
+        else:
+            out = Image.fromarray(inner.whole(rows))
         out.info.update(kept)
         return out
 
@@ -188,6 +194,16 @@ def _from_pil(image: Image.Image) -> Picture:
 
     upright = inner.pixels if turn is None else _turned(inner.pixels, turn)
     return Picture(upright, back, gray if mode == "LA" else inner.kept)
+
+
+def _as_large(alpha: Tensor, size: torch.Size) -> Tensor:
+    """What is not restored, ``[B, 1, H, W]``, bicubic where the result's ``size`` is a multiple of its own."""
+    scale = size[0] // alpha.shape[2]
+    if scale < 2 or [side * scale for side in alpha.shape[2:]] != list(size):
+        return alpha
+    full = FULL.get(alpha.dtype, 1.0)
+    found = F.interpolate(alpha.to(torch.float32), list(size), mode="bicubic", antialias=True).clamp(0, full)
+    return (found.round().to(torch.int32) if full > 1 else found).to(alpha.dtype)
 
 
 def _orientation(exif: bytes | None) -> int:

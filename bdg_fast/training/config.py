@@ -15,6 +15,7 @@ from ..data.layouts import LAYOUTS
 from ..models import UNetConfig
 from ..models.kinds import NetworkConfig, own_config
 from ..sampler import ResidualSampler
+from .config_latent import Latent
 from .config_stage import COMPARED, Stage, at_least, check, choice
 
 CHAIN = "chain"
@@ -220,6 +221,7 @@ class TrainConfig:
         most_skipped: steps in a row that may be skipped before that stops too.
         network: shape and heads: of a `UNet`, or in settings another ``kind``: ``diffusers`` (`DiffusersConfig`), or
             ``package.module:Class`` with its ``options`` (`ModuleConfig`).
+        latent: what a network of latents is trained in; None: pixels.
         encoder, data, optimizer, checkpoint, validation, log: see there.
     """
 
@@ -235,6 +237,7 @@ class TrainConfig:
     non_finite: str = "stop"
     most_skipped: int = 10
     network: NetworkConfig = field(default_factory=UNetConfig)
+    latent: Latent | None = None
     encoder: Encoder = field(default_factory=Encoder)
     data: Data = field(default_factory=Data)
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -261,6 +264,8 @@ class TrainConfig:
         check(
             heads != "noise", "network.heads must be 'residual' or 'both': noise alone does not tell the restored image"
         )
+        latent = self.latent is not None
+        check(latent or network.channels == 3, f"network.channels must be 3 without latent, got {network.channels}")
         most = len(ResidualSampler.of(network).schedule)
         steps = self.validation.steps
         check(steps is None or steps <= most, f"validation.steps must be at most {most}, got {steps}")
@@ -277,7 +282,9 @@ class TrainConfig:
             "classification" not in weights or len(self.data.classes) > 1,
             f"{where}.losses.classification must be 0 for the one degradation of data.degradations",
         )
-        far, compared = max(self.encoder.scales), weights.keys() & COMPARED
+        reduced = 1 if self.latent is None else self.latent.scale  # fingerprints are of small images
+        check(stage.crop % reduced == 0, f"{where}.crop must be a multiple of latent.scale={reduced}, got {stage.crop}")
+        far, compared = max(self.encoder.scales) * reduced, weights.keys() & COMPARED
         check(stage.crop > far or not compared, f"{where}.crop must be above {far}, the largest of encoder.scales")
         unknown = set(stage.degradations or ()) - set(self.data.degradations)
         check(not unknown, f"{where}.degradations must be of data.degradations, got {', '.join(sorted(unknown))}")
@@ -299,6 +306,7 @@ class TrainConfig:
         return any(stage.losses.weights.keys() & COMPARED for stage in self.active.values())
 
 
-FREE = ("output", "device", "parallel", "checkpoint", "validation", "log", "non_finite", "most_skipped", "data.workers")
-"""Settings that may change when a run goes on: results of its steps do not depend on them."""
+FREE = ("output", "device", "parallel", "checkpoint", "validation", "log", "non_finite", "most_skipped", "data.workers",
+        "latent.vae", "latent.colour", "latent.copy")  # fmt: skip
+"""Settings that may change when a run goes on: its steps do not depend on them (a VAE is known by its weights)."""
 assert {name.partition(".")[0] for name in FREE} <= {each.name for each in fields(TrainConfig)}

@@ -29,7 +29,7 @@ from ..schedule import ResidualSchedule
 from .config import TrainConfig
 from .config_stage import COMPARED, Stage
 
-TIMES, NOISE, DEGRADATION = 1, 2, 3
+TIMES, NOISE, DEGRADATION, POSTERIOR = 1, 2, 3, 4
 """What seeds are derived for from a sample's seed of a step."""
 
 
@@ -129,29 +129,34 @@ class StageModule(nn.Module):
         terms = tuple(self.stage.losses.weights)
         return ("loss", *terms, "accuracy") if "classification" in terms else ("loss", *terms)
 
-    def forward(self, clean: Tensor, degraded: Tensor, classes: Tensor, seeds: Tensor, step: int) -> dict[str, Tensor]:
+    def forward(
+        self, clean: Tensor, degraded: Tensor, classes: Tensor, seeds: Tensor, step: int, seen: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Loss and terms.
 
         Args:
-            clean, degraded: float32 ``[B, 3, H, W]`` in [-1, 1]; ``degraded`` is not read in generation.
+            clean, degraded: float32 ``[B, 3, H, W]`` in [-1, 1], or latents ``[B, C, h, w]``; ``degraded`` is not read
+                in generation.
             classes: int64 ``[B]``, of degradation.
             seeds: int64 ``[B]``, of the samples.
             step: number of the step, of which everything random depends besides.
+            seen: what fingerprints are read of, float32 ``[B, 3, H, W]`` in [-1, 1]; default: ``degraded``.
 
         Returns:
             Scalars by :attr:`names`: ``loss`` has the gradient; terms are without their weights; ``accuracy`` is the
             share of classes that are told right.
         """
         weights, parts = self.stage.losses.weights, self.parts
+        seen = degraded if seen is None else seen
         if self.stage.reads_only:
-            loss, accuracy = self._classified(self._read(degraded), classes)
+            loss, accuracy = self._classified(self._read(seen), classes)
             return {"loss": weights["classification"] * loss, "classification": loss.detach(), "accuracy": accuracy}
         x_lq = torch.zeros_like(clean) if self.stage.coefficients == "generation" else degraded
         draw = uniforms(step_seeds(seeds, step, TIMES), 1, 0)[:, 0, 0]
         t = self.trained[(draw * len(self.trained)).long().clamp_max(len(self.trained) - 1)]
         x_t, eps = forward_process(clean, x_lq, t, self.forward_table, seed=step_seeds(seeds, step, NOISE))
         height, width = clean.shape[2:]
-        known = None if self.stage.coefficients == "generation" else parts.unet.told(degraded)
+        known = None if self.stage.coefficients == "generation" else parts.unet.told(seen)
         found = self.evaluate(parts.unet.joined(x_t, x_lq), self.times[t], known)
         residual, noise = (
             None if part is None else part[:, :, :height, :width].float() for part in (found.residual, found.noise)
@@ -170,7 +175,7 @@ class StageModule(nn.Module):
             terms["frequency"] = losses.frequency_loss(x_lq - residual, clean)
         result: dict[str, Tensor] = {}
         if weights.keys() & COMPARED:
-            features = self._read(degraded) if known is None else known
+            features = self._read(seen) if known is None else known
             if weights.keys() & {"bridging", "negative"}:
                 f_mas = parts.of_matrix(features)
                 if "bridging" in weights:

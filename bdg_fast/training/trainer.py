@@ -19,12 +19,14 @@ from bdg_fast.kernels.pixelwise import derived_seeds
 from ..backends import default_device
 from ..data.loader import Batch
 from ..files import write_atomically
+from ..models import Backbone
 from ..models.checkpoints import CheckpointError, load_backbone, save_backbone
 from ..sampler import ResidualSampler
 from . import checkpoint
 from .config import TrainConfig
 from .config_stage import Stage
 from .data import Pair, Source, clean_images, degraded_pair, open_source
+from .latents import Latents
 from .log import RunLog
 from .optim import Average, learning_rate, load_moments, make_optimizer, moments
 from .parallel import Forward, Parallel, limit, whole_unet
@@ -148,6 +150,7 @@ class _Run:
         self.config, self.source, self.classes = trainer.config, trainer.source, trainer.classes
         self.folder, self.ranks, self.stop = trainer.folder, ranks, stop
         self.root = self.folder / CHECKPOINTS
+        self.latents = Latents.of(self.config, ranks.device)
         self.parts = Parts(self.config, len(self.classes)).to(ranks.device)
         self.average = Average(self.parts.unet, self.config.ema)
         self.counters: dict[str, Any] = {
@@ -166,6 +169,8 @@ class _Run:
         if ranks.first:
             text = json.dumps(as_dict(self.config), indent=1)
             write_atomically(self.folder / CONFIG, lambda file: file.write_text(text + "\n", encoding="utf-8"))
+            if self.latents is not None:
+                self.latents.save(self.folder, copy=False)
             self.log = RunLog(self.folder, self.step, self.config, trainer.quiet)
             if self.step:
                 self.log.say(f"{self.folder}: goes on after step {self.step}")
@@ -218,7 +223,7 @@ class _Run:
             return None
         batch = self.source.held_out(settings.crop)
         names = self.config.data.degradations
-        return None if batch is None else HeldOut(batch, names, self.ranks, settings.pictures)
+        return None if batch is None else HeldOut(batch, names, self.ranks, settings.pictures, self.latents)
 
     def train(self, until: int | None) -> Result:
         last = sum(stage.steps for stage in self.config.active.values())
@@ -293,11 +298,14 @@ class _Run:
             batch = next(now.batches)
             numbers += batch.numbers.tolist()
             pair, seeds = self._inputs(stage, batch), batch.seeds.to(device)
+            seen: list[Tensor] = []
+            if self.latents is not None:
+                pair, *seen = self.latents.encoded(pair, stage, batch, self.step)
             with contextlib.ExitStack() as around:
                 if part + 1 < stage.accumulate:
                     around.enter_context(self.parallel.alone(now.forward))
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16"):
-                    found = now.forward(*pair, seeds, self.step)
+                    found = now.forward(*pair, seeds, self.step, *seen)
                 torch.autograd.backward(found["loss"] / stage.accumulate)
             terms += torch.stack([found[each].detach().float() for each in names]) / stage.accumulate
         gradients = self.parallel.gradients(now.used, now.own)
@@ -367,7 +375,7 @@ class _Run:
         if counters["best_stage"] != name or counters["best"] is None or scores.psnr > counters["best"]:
             counters |= {"best": scores.psnr, "best_step": self.step, "best_stage": name}
             if self.ranks.first:
-                save_backbone(unet, self.folder / BEST)
+                self._write(unet, BEST)
         if self.log is not None:
             measured = {"psnr": scores.psnr, "ssim": scores.ssim, "psnr_degraded": scores.psnr_degraded}
             self.log.numbers(self.step, name, measured)
@@ -384,4 +392,9 @@ class _Run:
     def _export(self, name: str) -> None:
         unet = whole_unet(self.average.unet)
         if self.ranks.first:
-            save_backbone(unet, self.folder / name)
+            self._write(unet, name)
+
+    def _write(self, unet: Backbone, name: str) -> None:
+        save_backbone(unet, self.folder / name)
+        if self.latents is not None:
+            self.latents.save(self.folder / name)

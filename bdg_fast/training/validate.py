@@ -11,10 +11,12 @@ from torch import Tensor
 from bdg_fast.kernels.pixelwise import derived_seeds, image_normals
 
 from ..data.loader import Batch
+from ..latent import unbounded
 from ..metrics import psnr, ssim
 from ..models import Backbone
 from ..sampler import ResidualSampler
 from .data import degraded_pair
+from .latents import Latents
 from .ranks import Ranks
 
 TOGETHER = 4
@@ -40,11 +42,14 @@ class HeldOut:
         names: of the degradations.
         ranks: of the run.
         pictures: how many are shown.
+        latents: of a run in latents: images are encoded, and scored as they are decoded.
     """
 
-    def __init__(self, batch: Batch, names: Sequence[str], ranks: Ranks, pictures: int) -> None:
+    def __init__(
+        self, batch: Batch, names: Sequence[str], ranks: Ranks, pictures: int, latents: Latents | None = None
+    ) -> None:
         """Degrade them."""
-        self.ranks, self.pictures = ranks, pictures
+        self.ranks, self.pictures, self.latents = ranks, pictures, latents
         seeds = derived_seeds(batch.seeds, DEGRADED)
         parts = []
         for row in range(len(seeds)):  # each alone: the same whatever the others
@@ -53,20 +58,26 @@ class HeldOut:
             alone = Batch(batch.clean[one], degraded, batch.kinds[one], seeds[one], batch.numbers[one])
             parts.append(degraded_pair(alone, seeds[one], ranks.device, names, [names[row % len(names)]]))
         self.clean, self.degraded = (torch.cat([part[i] for part in parts]) for i in range(2))
+        if latents is not None:
+            self.degraded = latents.degraded(self.degraded, paired=batch.degraded is not None)[1]
         self.seeds = derived_seeds(batch.seeds, START).to(ranks.device)
 
     @torch.no_grad()
     def score(self, network: Backbone, sampler: ResidualSampler) -> Scores:
         """Restore all images; every rank has the result, the first one the picture too."""
-        number = len(self.clean)
+        number, latents = len(self.clean), self.latents
+        if latents is not None:
+            sampler = unbounded(sampler)
         own = list(range(self.ranks.rank, number, self.ranks.world))
         restored = torch.zeros_like(self.clean)
         for first in range(0, len(own), TOGETHER):
             rows = torch.tensor(own[first : first + TOGETHER], device=self.clean.device)
-            x_lq = self.degraded[rows]
-            noise = image_normals(self.seeds[rows], x_lq.shape[2], x_lq.shape[3], 0)
-            start = sampler.start(x_lq, noise=noise)
-            restored[rows] = sampler(network, x_lq, x_start=start, seed=self.seeds[rows] if sampler.draws else None)
+            degraded = self.degraded[rows]
+            x_lq = degraded if latents is None else latents.space.codec.encode(degraded)
+            _, channels, height, width = x_lq.shape
+            start = sampler.start(x_lq, noise=image_normals(self.seeds[rows], height, width, 0, channels))
+            found = sampler(network, x_lq, x_start=start, seed=self.seeds[rows] if sampler.draws else None)
+            restored[rows] = found if latents is None else latents.space.decoded(found, degraded)
         self.ranks.sum(restored)
         clean, degraded, restored = ((x.clamp(-1, 1) + 1) / 2 for x in (self.clean, self.degraded, restored))
         restored = (restored * 255).round() / 255

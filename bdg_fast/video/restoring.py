@@ -77,6 +77,8 @@ def restore_video(
         ImportError: PyAV is missing. VideoReadError: nothing can be read. ValueError: a bad argument, by name, or a
             clip that cannot be written so.
     """
+    if restorer.scale != 1:
+        raise ValueError(f"restorer must keep the size of frames, got one that enlarges them by {restorer.scale}")
     for name, value in (("batch", batch), ("part", part)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
@@ -169,5 +171,6 @@ def _key(restorer: Restorer, source: Path, *settings: object) -> str:
         weights.update(name.encode() + tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())
     sampler = {name: str(value) for name, value in vars(restorer.sampler).items() if not isinstance(value, Tensor)}
     told = [__version__, str(source.resolve()), state.st_size, state.st_mtime_ns, weights.hexdigest(), sampler]
+    told += [] if restorer.latent is None else [restorer.latent.sha256, restorer.latent.colour]
     told += [restorer.seed, restorer.backend, str(restorer.dtype), str(restorer.device), restorer.tile, *settings]
     return hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()

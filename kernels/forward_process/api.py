@@ -21,8 +21,9 @@ def forward_process(
 ) -> tuple[Tensor, Tensor]:
     """Noisy images ``x_t = x_0 + A_t (x_lq - x_0) + B_t eps - D_t x_lq`` and their noise ``eps``, in one launch.
 
-    Images are ``[B, 3, H, W]`` of any strides, each float16, bfloat16, float32 or float64; arithmetic is in float32, or
-    in float64 if one of them is. First and higher derivatives reach ``x_0``, ``x_lq`` and a given ``noise``.
+    Images are ``[B, C, H, W]`` of any strides, each float16, bfloat16, float32 or float64; arithmetic is in float32, or
+    in float64 if one of them is. Triton's kernel is for three channels, the reference for any (latents). First and
+    higher derivatives reach ``x_0``, ``x_lq`` and a given ``noise``.
 
     Args:
         x_0, x_lq: clean and degraded images.
@@ -30,7 +31,7 @@ def forward_process(
         table: float32 or float64 ``[T, 3]`` of A, B and D (`ResidualSchedule.forward_table`).
         seed: int64 ``[B]``: draw ``eps`` by Philox from the image's seed and size alone. Other noise than
             :func:`sampler_step` draws from the same seed.
-        noise: ``eps`` instead, ``[B, 3, H, W]``.
+        noise: ``eps`` instead, ``[B, C, H, W]``.
         impl: ``"auto"``, ``"reference"`` or ``"triton"``.
 
     Returns:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..mas_glcm.ops import choose
+from ..pixelwise.checks import written_for_triton
 
 IMPLS = ("auto", "reference", "triton")
 
@@ -13,7 +14,7 @@ IMPLS = ("auto", "reference", "triton")
 def _run(
     x_0: Tensor, x_lq: Tensor, t: Tensor, table: Tensor, noise: Tensor | None, seed: Tensor | None, impl: str
 ) -> tuple[Tensor, Tensor]:
-    if choose(impl, x_0.device, IMPLS) == "triton":
+    if choose(written_for_triton(impl, x_0), x_0.device, IMPLS) == "triton":
         from .triton import diffuse_into as run
     else:
         from .reference import diffuse_into as run
@@ -26,11 +27,11 @@ def _run(
 
 @torch.library.custom_op("bdg_fast::forward_process", mutates_args=())
 def forward_process(x_0: Tensor, x_lq: Tensor, t: Tensor, table: Tensor, noise: Tensor, impl: str) -> Tensor:
-    """``x_t`` like ``x_0``; images ``[B, 3, H, W]`` of any floating types and strides.
+    """``x_t`` like ``x_0``; images ``[B, C, H, W]`` of any floating types and strides.
 
     Args:
         t: int64 ``[B]``, rows of ``table``, float32 or float64 ``[T, 3]`` (A, B, D).
-        noise: standard, ``[B, 3, H, W]``.
+        noise: standard, ``[B, C, H, W]``.
     """
     x_t, _ = _run(x_0, x_lq, t, table, noise, None, impl)
     return x_t

@@ -31,6 +31,6 @@ def diffuse_into(
     dtype = compute_dtype(x_0, x_lq, eps)
     a, b, d = coefficients(t, table, dtype)
     if seed is not None:
-        eps.copy_(normals(seed, x_0.shape[2], x_0.shape[3], 0, FORWARD_STREAM))
+        eps.copy_(normals(seed, x_0.shape[2], x_0.shape[3], 0, FORWARD_STREAM, x_0.shape[1]))
     clean, degraded = x_0.to(dtype), x_lq.to(dtype)
     x_t.copy_(clean + a * (degraded - clean) + b * eps.to(dtype) - d * degraded)

@@ -25,11 +25,16 @@ def check_tensor(name: str, value: object, dtypes: Sequence[torch.dtype], like: 
     return value
 
 
-def check_images(name: str, value: object, like: Tensor | None = None, channels: int = 3) -> Tensor:
-    """``value`` if it is floating ``[B, channels, H, W]``, of the other sizes of ``like``."""
+def check_images(name: str, value: object, like: Tensor | None = None, channels: int | None = None) -> Tensor:
+    """``value`` if it is floating ``[B, channels, H, W]``, of the other sizes of ``like``.
+
+    ``channels``: default: those of ``like``, or any number where there is none.
+    """
     images = check_tensor(name, value, DTYPES, like)
-    if images.ndim != 4 or images.shape[1] != channels:
-        raise ValueError(f"{name} must have shape [B, {channels}, H, W], got {list(images.shape)}")
+    if channels is None and like is not None:
+        channels = like.shape[1]
+    if images.ndim != 4 or images.shape[1] != (channels or images.shape[1]) or images.shape[1] == 0:
+        raise ValueError(f"{name} must have shape [B, {channels or 'C'}, H, W], got {list(images.shape)}")
     if like is not None and (images.shape[0] != like.shape[0] or images.shape[2:] != like.shape[2:]):
         wanted = [like.shape[0], channels, like.shape[2], like.shape[3]]
         raise ValueError(f"{name} must have shape {wanted} like the other images, got {list(images.shape)}")
@@ -56,6 +61,21 @@ def refuse_gradients(function: str, name: str, *tensors: Tensor | None) -> None:
     """RuntimeError if autograd would have to go through ``function`` to ``tensors``."""
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
         raise RuntimeError(f"{function} has no gradient with respect to {name}: detach it, or use torch.no_grad()")
+
+
+def written_for_triton(impl: str, images: Tensor, bound: float = 1.0) -> str:
+    """``impl`` for images: Triton's kernels are of three channels and clamp to [-1, 1]; ``"auto"`` knows others for the
+    reference. What is not of pixels is small: latents are a 64th of them.
+
+    Raises:
+        RuntimeError: ``"triton"`` is asked for something else.
+    """
+    if images.shape[1] == 3 and bound == 1:
+        return impl
+    if impl == "triton":
+        told = f"of {images.shape[1]} channels with bound={bound:g}"
+        raise RuntimeError(f"impl='triton' cannot run: images are {told}, its kernels of 3 with 1; impl='auto' can")
+    return "reference"
 
 
 def compute_dtype(*images: Tensor | None) -> torch.dtype:

@@ -26,9 +26,9 @@ def uniforms(seed: Tensor, count: int, purpose: int) -> Tensor:
     )
 
 
-def image_normals(seed: Tensor, height: int, width: int, purpose: int) -> Tensor:
-    """Standard normals float32 ``[B, 3, height, width]``; ``seed`` and ``purpose`` as for :func:`uniforms`."""
-    return normals(seed, height, width, purpose, DRAW_STREAM)
+def image_normals(seed: Tensor, height: int, width: int, purpose: int, channels: int = 3) -> Tensor:
+    """Standard normals float32 ``[B, channels, height, width]``; ``seed``, ``purpose`` as for :func:`uniforms`."""
+    return normals(seed, height, width, purpose, DRAW_STREAM, channels)
 
 
 def derived_seeds(seed: Tensor, number: int) -> Tensor:

@@ -1,8 +1,9 @@
 """The specification of the noise: Philox-4x32-10 (Salmon et al., 2011), then Box and Muller.
 
 The key is an image's 64-bit seed; the counter is ``(p mod 2^32, p >> 32, step, stream)`` of the pixel ``p = y W + x``.
-The four words of a block become four normals, of which the first three are the pixel's channels. So the noise of an
-image depends on its seed, size and step alone: not on memory format, batch, launch or device.
+The four words of a block become four normals, of which the first three are the pixel's channels; latents take as many
+as they have, each four further ones from a block with 256 more in the counter's last word. So the noise of an image
+depends on its seed, size and step alone: not on memory format, batch, launch or device.
 """
 
 from __future__ import annotations
@@ -50,11 +51,13 @@ def box_muller(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     return cosine.to(device), sine.to(device)
 
 
-def normals(seed: Tensor, height: int, width: int, step: Tensor | int, stream: int) -> Tensor:
-    """Standard noise float32 ``[B, 3, height, width]`` of the seeds, int64 ``[B]``."""
+def normals(seed: Tensor, height: int, width: int, step: Tensor | int, stream: int, channels: int = 3) -> Tensor:
+    """Standard noise float32 ``[B, channels, height, width]`` of the seeds, int64 ``[B]``."""
     pixel = torch.arange(height * width, device=seed.device)
     key = (seed[:, None] & WORD, (seed[:, None] >> 32) & WORD)
-    last = torch.full_like(pixel, stream)
-    a, b, c, d = philox((pixel & WORD, pixel >> 32, torch.zeros_like(pixel) + step & WORD, last), key)
-    drawn = torch.stack((*box_muller(a, b), box_muller(c, d)[0]), 1)
-    return drawn.view(seed.shape[0], 3, height, width)
+    drawn: list[Tensor] = []
+    for group in range(-(-channels // 4)):
+        last = torch.full_like(pixel, stream + (group << 8))
+        a, b, c, d = philox((pixel & WORD, pixel >> 32, torch.zeros_like(pixel) + step & WORD, last), key)
+        drawn += [*box_muller(a, b), *box_muller(c, d)]
+    return torch.stack(drawn[:channels], 1).view(seed.shape[0], channels, height, width)

@@ -33,7 +33,7 @@ def _named(row: Tensor) -> StepRow:
 
 
 def parts(
-    x_t: Tensor, x_lq: Tensor, residual: Tensor | None, noise: Tensor | None, c: Any
+    x_t: Tensor, x_lq: Tensor, residual: Tensor | None, noise: Tensor | None, c: Any, bound: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Residual (clamped where predicted), noise and ``x_0`` in the type of the coefficients ``c``."""
     x, q = x_t.to(c.sigma.dtype), x_lq.to(c.sigma.dtype)
@@ -47,7 +47,7 @@ def parts(
     elif noise is None:
         noise = _sum((c.complete_x_t, x), (c.complete_x_lq, q), (c.complete_predicted, residual))
     x_0 = _sum((c.clean_x_t, x), (c.clean_x_lq, q), (c.clean_residual, residual), (c.clean_noise, noise))
-    return residual, noise, x_0.clamp_(-1, 1)
+    return residual, noise, x_0.clamp_(-bound, bound)
 
 
 def _sum(first: tuple[Tensor, Tensor], *others: tuple[Tensor, Tensor]) -> Tensor:
@@ -69,10 +69,12 @@ def step_into(
     index: int,
     seed: Tensor | None,
     fresh: Tensor | None,
+    *,
+    bound: float = 1.0,
 ) -> None:
     """See :func:`bdg_fast.kernels.sampler_step.ops.sampler_step_out`, whose arguments these are."""
     c = row_of(table, step, index, compute_dtype(x_t, x_lq, residual, noise, fresh, out))
-    residual, noise, x_0 = parts(x_t, x_lq, residual, noise, c)
+    residual, noise, x_0 = parts(x_t, x_lq, residual, noise, c, bound)
     x, q = x_t.to(x_0.dtype), x_lq.to(x_0.dtype)
     x_s = _sum((c.next_x_t, x), (c.next_x_lq, q), (c.next_residual, residual), (c.next_noise, noise), (c.next_x_0, x_0))
     known = c.sigma.device.type == "cpu"  # elsewhere asking would wait for the device
@@ -80,7 +82,8 @@ def step_into(
         if fresh is not None:
             z = fresh.to(x_0.dtype)
         elif seed is not None:
-            z = normals(seed, x_t.shape[2], x_t.shape[3], index if step is None else step, STEP_STREAM).to(x_0.dtype)
+            _, channels, height, width = x_t.shape
+            z = normals(seed, height, width, index if step is None else step, STEP_STREAM, channels).to(x_0.dtype)
         elif known:
             raise ValueError(f"seed or fresh must be given: this step has sigma = {c.sigma.item():.6g}")
         else:

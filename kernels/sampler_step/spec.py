@@ -2,7 +2,7 @@
 
 predicted    residual limited to [-limit, limit]
 completed    the head that is not predicted = complete . (x_t, x_lq, predicted)
-x_0          clamp(clean . (x_t, x_lq, residual, noise), -1, 1)
+x_0          clamp(clean . (x_t, x_lq, residual, noise), -bound, bound)
 x_s          next . (x_t, x_lq, residual, noise, x_0) + sigma z
 """
 
