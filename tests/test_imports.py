@@ -56,6 +56,7 @@ PACKAGE = {
     "": {"texture", "data", "evaluation", "kernel", "models", "restorer", "sampler", "schedule"},
     "analysis": {"data", "evaluation", "models", "texture"},
     "files": set(),
+    "jobs": {"files"},
     "losses": set(),
     "metrics": set(),
     "memory": set(),
@@ -106,6 +107,7 @@ PACKAGE = {
         "data",
         "evaluation",
         "files",
+        "jobs",
         "kernel",
         "memory",
         "restorer",
@@ -192,6 +194,8 @@ def test_the_rules_refuse_what_they_should():
         ("web", "cli"),
         ("table", "cli"),
         ("restorer", "web"),
+        ("jobs", "restorer"),
+        ("jobs", "cli"),
     ]:
         assert not allowed(importer, imported), (importer, imported)
 
