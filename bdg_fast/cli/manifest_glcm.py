@@ -37,10 +37,9 @@ def run(arguments: argparse.Namespace) -> int:
     device = own_device(str(arguments.device))
     work = MatrixWork(settings, arguments.impl, device)
 
-    def waits(item: Item, line: Line | None) -> bool:
-        if arguments.force or line is None or line["status"] == "failed":
-            return True
-        return not (base.parent / line["output"]).is_file()
+    def waiting(item: Item, line: Line | None) -> Item | None:
+        there = line is not None and line["status"] != "failed" and (base.parent / line["output"]).is_file()
+        return None if there and not arguments.force else item
 
     def finish(lines: Sequence[Line]) -> None:
         done = list(_matrices(lines, base.parent))
@@ -52,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
                 print(f"bdg-fast: no pixel pairs: {path}: {shape[2]} x {shape[1]} is too small", file=sys.stderr)
 
     items = [Item(entry.id, str(entry.path), str(output), arguments.force) for entry in entries]
-    return run_job(arguments, "glcm", work, settings, items, base, waits, finish, Failures())
+    return run_job(arguments, "glcm", work, settings, items, base, waiting, finish, Failures())
 
 
 def _matrices(lines: Sequence[Line], folder: Path) -> Iterator[tuple[Path, list[int], Tensor]]:

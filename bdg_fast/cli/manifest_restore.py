@@ -57,10 +57,12 @@ def run(arguments: argparse.Namespace) -> int:
         checkpoint = os.path.abspath(checkpoint)
     work = RestoreWork(checkpoint, options, folder.absolute(), arguments.batch, arguments.compare, arguments.force)
 
-    def waits(item: Item, line: Line | None) -> bool:
+    def waiting(item: Item, line: Line | None) -> Item | None:
         job = jobs[item.id]
-        late = arguments.compare and not job.compared.exists()
-        return arguments.force or late or line is None or line["status"] == "failed" or not _is(job.target, line)
+        new = line is None or line["status"] == "failed"
+        if line is not None and not new and not _is(job.target, line):  # cut short, say
+            return item._replace(again=True)
+        return item if arguments.force or new or (arguments.compare and not job.compared.exists()) else None
 
     def finish(lines: Sequence[Line]) -> None:
         opaque = [line["output"] for line in lines if line.get("note") == OPAQUE]
@@ -70,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     make_folders(list(jobs.values()))
     items = [Item(name, str(job.source), str(job.target), arguments.force) for name, job in jobs.items()]
     failures = Failures("not restored")
-    return run_job(arguments, "restore", work, settings, items, folder / NAME, waits, finish, failures)
+    return run_job(arguments, "restore", work, settings, items, folder / NAME, waiting, finish, failures)
 
 
 def _output_of(entry: Entry) -> Path:

@@ -100,7 +100,7 @@ def run_job(
     settings: Mapping[str, Any],
     items: Sequence[Any],
     base: Path,
-    waits: Callable[[Any, Any], bool],
+    waiting: Callable[[Any, Any], Any],
     finish: Callable[[list[Any]], None],
     failures: Failures,
 ) -> int:
@@ -113,7 +113,7 @@ def run_job(
         settings: that results depend on.
         items: a :class:`bdg_fast.jobs.Item` of each image.
         base: of the output manifest.
-        waits: tells of an item and its last line (None: it has none) whether it is to be done.
+        waiting: of an item and its last line (None: it has none) makes what is to be done, or None.
         finish: makes what is made of all lines.
         failures: takes what failed.
     """
@@ -128,13 +128,13 @@ def run_job(
             record.begin(command, settings, arguments.force)
         share.wait()
         begin, known = time.monotonic(), record.lines()
-        waiting = [item for item in items if waits(item, known.get(item.id))]
-        names = {item.id for item in waiting}
+        todo = [found for item in items if (found := waiting(item, known.get(item.id))) is not None]
+        names = {item.id for item in todo}
         kept = {item.id: known[item.id] for item in items if item.id not in names and item.id in known}
         if kept and share.first:
             print(f"{len(kept)} of {len(items)} are done already; --force does them again")
         share.wait()  # all have read what workers now add to
-        mine = waiting[share.rank :: share.world]
+        mine = todo[share.rank :: share.world]
         bar = tqdm(total=len(mine), desc=command, unit="image", disable=not sys.stderr.isatty())
         progress: Callable[[Any], object] = lambda line: bar.update()  # noqa: E731
         workers, name = share.world, f"rank-{share.rank}" if share.world > 1 else None
