@@ -136,7 +136,10 @@ def run_job(
         share.wait()  # all have read what workers now add to
         mine = todo[share.rank :: share.world]
         bar = tqdm(total=len(mine), desc=command, unit="image", disable=not sys.stderr.isatty())
-        progress: Callable[[Any], object] = lambda line: bar.update()  # noqa: E731
+
+        def progress(_: Any) -> None:
+            bar.update()
+
         workers, name = share.world, f"rank-{share.rank}" if share.world > 1 else None
         if arguments.ray is not None:
             gpus = arguments.gpus_per_worker

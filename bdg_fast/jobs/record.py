@@ -20,7 +20,6 @@ Line = dict[str, Any]
 VERSION = 1
 BEST = {"failed": 0, "found": 1, "done": 2}
 """Which line counts where a worker died and another tried again."""
-COUNTED = tuple(BEST)
 
 
 class Record:
@@ -73,13 +72,7 @@ class Record:
 
     def lines(self) -> dict[str, Line]:
         """By id, of the table and of parts that are not joined; of several the one that tells of success."""
-        best: dict[str, Line] = {}
-        for file in (self.table, *sorted(self.parts.glob("*.jsonl"))):
-            for line in _read(file):
-                known = best.get(line["id"])
-                if known is None or BEST[line["status"]] >= BEST[known["status"]]:
-                    best[line["id"]] = line
-        return best
+        return _best((self.table, *self._written()))
 
     def join(self, kept: Mapping[str, Line], paths: Mapping[str, str]) -> list[Line]:
         """The lines of all images of a job, in order; the table then has them, and before them those of other jobs.
@@ -89,13 +82,7 @@ class Record:
             paths: of all images by id.
         """
         before = {line["id"]: line for line in _read(self.table) if line["id"] not in paths}
-        now: dict[str, Line] = {}
-        for file in sorted(self.parts.glob("*.jsonl")):
-            for line in _read(file):
-                known = now.get(line["id"])
-                if known is None or BEST[line["status"]] >= BEST[known["status"]]:
-                    now[line["id"]] = line
-        lines = []
+        now, lines = _best(self._written()), []
         for name, path in paths.items():
             line = now.get(name) or kept.get(name) or {"status": "failed", "error": f"{path}: not reached"}
             lines.append({"id": name, "path": path} | line)
@@ -112,6 +99,9 @@ class Record:
                 path.unlink(missing_ok=True)
         if not any(self.parts.iterdir()):
             self.parts.rmdir()
+
+    def _written(self) -> list[Path]:
+        return sorted(self.parts.glob("*.jsonl"))
 
     def _write(self, lines: Iterable[Line]) -> None:
         def write(file: Path) -> None:
@@ -139,7 +129,7 @@ def summary_of(
         runner: ``local``, ``torchrun`` or ``ray``.
     """
     now = [line for line in lines if line["id"] not in kept]
-    counts = {status: sum(line["status"] == status for line in now) for status in COUNTED}
+    counts = {status: sum(line["status"] == status for line in now) for status in BEST}
     each: dict[str, dict[str, float]] = {}
     for line in now:
         if line["status"] == "done":
@@ -160,6 +150,16 @@ def summary_of(
         "images_per_second_and_worker": round(rate / max(workers, 1), 4),
         "by_worker": each,
     }
+
+
+def _best(files: Iterable[Path]) -> dict[str, Line]:
+    best: dict[str, Line] = {}
+    for file in files:
+        for line in _read(file):
+            known = best.get(line["id"])
+            if known is None or BEST[line["status"]] >= BEST[known["status"]]:
+                best[line["id"]] = line
+    return best
 
 
 def _read(path: Path) -> Iterator[Line]:
