@@ -13,6 +13,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from bdg_fast.jobs import Item, Line, Record, Work, run_here, shares, summary_of
+from bdg_fast.jobs.cluster import require_ray, run_on_ray
+
 from .common import Failures
 
 RAY = ("ray", "workers", "cpus_per_worker", "gpus_per_worker")
@@ -96,12 +99,12 @@ def check(arguments: argparse.Namespace, instead: Sequence[str], output: str) ->
 def run_job(
     arguments: argparse.Namespace,
     command: str,
-    work: Any,
+    work: Work,
     settings: Mapping[str, Any],
-    items: Sequence[Any],
+    items: Sequence[Item],
     base: Path,
-    waiting: Callable[[Any, Any], Any],
-    finish: Callable[[list[Any]], None],
+    waiting: Callable[[Item, Line | None], Item | None],
+    finish: Callable[[Sequence[Line]], None],
     failures: Failures,
 ) -> int:
     """Work through a manifest's images: in this process, in those of `torchrun`, or on Ray's workers.
@@ -109,17 +112,14 @@ def run_job(
     Args:
         arguments: of the command.
         command: its name.
-        work: what is done, a :class:`bdg_fast.jobs.Work`.
+        work: what is done.
         settings: that results depend on.
-        items: a :class:`bdg_fast.jobs.Item` of each image.
+        items: its images.
         base: of the output manifest.
         waiting: of an item and its last line (None: it has none) makes what is to be done, or None.
         finish: makes what is made of all lines.
         failures: takes what failed.
     """
-    from bdg_fast.jobs import Record, run_here, shares, summary_of
-    from bdg_fast.jobs.cluster import require_ray, run_on_ray
-
     if arguments.ray is not None:
         require_ray()
     record = Record(base)
@@ -137,7 +137,7 @@ def run_job(
         mine = todo[share.rank :: share.world]
         bar = tqdm(total=len(mine), desc=command, unit="image", disable=not sys.stderr.isatty())
 
-        def progress(_: Any) -> None:
+        def progress(_: Line) -> None:
             bar.update()
 
         workers, name = share.world, f"rank-{share.rank}" if share.world > 1 else None
