@@ -56,6 +56,7 @@ PACKAGE = {
     "": {"texture", "data", "evaluation", "kernel", "models", "restorer", "sampler", "schedule"},
     "analysis": {"data", "evaluation", "models", "texture"},
     "files": set(),
+    "jobs": {"files"},
     "latent": {"files", "kernel", "models", "sampler", "tiles"},
     "losses": set(),
     "metrics": set(),
@@ -109,6 +110,7 @@ PACKAGE = {
         "data",
         "evaluation",
         "files",
+        "jobs",
         "kernel",
         "memory",
         "restorer",
@@ -195,6 +197,8 @@ def test_the_rules_refuse_what_they_should():
         ("web", "cli"),
         ("table", "cli"),
         ("restorer", "web"),
+        ("jobs", "restorer"),
+        ("jobs", "cli"),
     ]:
         assert not allowed(importer, imported), (importer, imported)
 

@@ -91,7 +91,7 @@ def test_extras_have_long_and_short_names(wheel):
     (name,) = (name for name in file.namelist() if name.endswith(".dist-info/METADATA"))
     lines = file.read(name).decode().splitlines()
     extras = {line.partition(": ")[2] for line in lines if line.startswith("Provides-Extra")}
-    long = {"evaluation", "training", "wandb", "demo", "docs", "web", "table", "video", "diffusers", "dev"}
+    long = {"evaluation", "training", "wandb", "demo", "docs", "web", "table", "video", "diffusers", "ray", "dev"}
     assert extras == long | {"eval", "train"}
     needs = [line.partition(": ")[2] for line in lines if line.startswith("Requires-Dist")]
     for need, extra in (("pyiqa", "evaluation"), ("bdg-fast[evaluation]", "eval"), ("bdg-fast[training]", "train")):

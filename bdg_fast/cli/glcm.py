@@ -7,6 +7,8 @@ import csv
 import io
 import json
 import sys
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from bdg_fast.data.images import as_unit_rgb, list_images
 from bdg_fast.files import write_atomically
 from bdg_fast.texture import PROPS
 
+from . import manifests
 from .common import PICTURES, Failures, read_all, writable
 
 EXAMPLES = """examples:
@@ -25,6 +28,7 @@ EXAMPLES = """examples:
   bdg-fast glcm photos/ --output fingerprints.safetensors all matrices in one file
   bdg-fast glcm 'photos/*.png' --output features.csv      texture features of each image
   bdg-fast glcm photo.jpg --plot fingerprints.png         the photograph degraded in seven ways
+  bdg-fast glcm --manifest files.jsonl --output features.csv      a list; on a cluster: docs/howto/cluster.md
 
 The safetensors file holds one tensor `matrices` [images, levels, levels]; its metadata, as JSON, `names` of the files
 in the same order, `settings` and the version. Entropy is in nats. Images too small for every distance have no pixel
@@ -45,7 +49,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
+    paths = parser.add_argument(
         "paths", nargs="+", metavar="PATH", help="image file, folder (with all below it), or quoted glob"
     )
     parser.add_argument(
@@ -76,12 +80,18 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--no-normalize", action="store_true", help="counts instead of frequencies")
     parser.add_argument("--impl", default="auto", help="auto (default), reference, cpu or triton")
     parser.add_argument("--device", type=_device, default="cpu", help="cpu (default), cuda, cuda:1, mps ...")
+    manifests.add_arguments(parser, 256, (paths,))
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Compute, write, and name the files that failed."""
     output, plot = arguments.output, arguments.plot
+    manifests.check(arguments, ("paths", "plot"), "output")
+    if arguments.manifest is not None:
+        from . import manifest_glcm
+
+        return manifest_glcm.run(arguments)
     if output is not None:
         writable("--output", output, SUFFIXES, arguments.force)
     if plot is not None:
@@ -90,45 +100,19 @@ def run(arguments: argparse.Namespace) -> int:
         require_matplotlib()
         writable("--plot", plot, PICTURES, arguments.force)
     paths = list_images(arguments.paths)
-    settings = {
-        "levels": arguments.levels,
-        "angles": arguments.angles,
-        "scales": _integers(arguments.scales),
-        "source": arguments.source,
-        "quantizer": arguments.quantizer or ("companded" if arguments.source == "laplacian" else "uniform"),
-        "symmetric": arguments.symmetric,
-        "normalize": not arguments.no_normalize,
-    }
-    # bad settings end here, before any file is read
-    mas_glcm(torch.zeros(1, 1, 1, 1, device=arguments.device), **settings, impl=arguments.impl)
-
+    settings = settings_of(arguments)
     failures = Failures()
-    done: list[tuple[Path, list[int], Tensor]] = []
-    first: Tensor | None = None
-    pending: list[tuple[Path, Tensor]] = []
-
-    def flush() -> None:
-        if pending:
-            batch = torch.stack([image for _, image in pending]).to(arguments.device)
-            matrices = mas_glcm(batch, **settings, impl=arguments.impl).cpu()
-            done.extend(
-                (path, list(image.shape), matrix) for (path, image), matrix in zip(pending, matrices, strict=True)
-            )
-            pending.clear()
-
-    for path, image in read_all(paths, failures, "glcm"):
-        first = image if first is None else first
-        same = not pending or (pending[0][1].shape == image.shape and pending[0][1].dtype == image.dtype)
-        if not same or sum(i.numel() for _, i in pending) + image.numel() > MAX_BATCH_PIXELS:
-            flush()
-        pending.append((path, image))
-    flush()
+    images = read_all(paths, failures, "glcm")
+    one = next(images, None)
+    whole = () if one is None else chain([one], images)
+    done = list(matrices_of(whole, settings, arguments.impl, arguments.device))
     if output is not None and done:
-        write_atomically(output, lambda file: _write(file, done, settings))
+        write_atomically(output, lambda file: write_all(file, done, settings))
         print(f"{output}: {len(done)} of {len(paths)} images")
-    if plot is not None and first is not None:
+    if plot is not None and one is not None:
         from bdg_fast.evaluation.figures import MAX_SIDE, plot_fingerprints
 
+        first = one[1]
         image = as_unit_rgb(first)
         write_atomically(plot, lambda file: plot_fingerprints(image, file, arguments.levels))
         height, width = first.shape[1:]
@@ -142,6 +126,43 @@ def run(arguments: argparse.Namespace) -> int:
         if not matrix.any():
             print(f"bdg-fast: no pixel pairs: {path}: {shape[2]} x {shape[1]} is too small", file=sys.stderr)
     return failures.report()
+
+
+def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Of the matrices; bad ones end here, before any file is read."""
+    settings = {
+        "levels": arguments.levels,
+        "angles": arguments.angles,
+        "scales": _integers(arguments.scales),
+        "source": arguments.source,
+        "quantizer": arguments.quantizer or ("companded" if arguments.source == "laplacian" else "uniform"),
+        "symmetric": arguments.symmetric,
+        "normalize": not arguments.no_normalize,
+    }
+    mas_glcm(torch.zeros(1, 1, 1, 1, device=arguments.device), **settings, impl=arguments.impl)
+    return settings
+
+
+def matrices_of(
+    images: Iterable[tuple[Path, Tensor]], settings: dict[str, Any], impl: str, device: torch.device
+) -> Iterator[tuple[Path, list[int], Tensor]]:
+    """Files' names, shapes and matrices; what follows one another in one size is counted together."""
+    pending: list[tuple[Path, Tensor]] = []
+
+    def flush() -> Iterator[tuple[Path, list[int], Tensor]]:
+        if pending:
+            batch = torch.stack([image for _, image in pending]).to(device)
+            matrices = mas_glcm(batch, **settings, impl=impl).cpu()
+            for (path, image), matrix in zip(pending, matrices, strict=True):
+                yield path, list(image.shape), matrix
+            pending.clear()
+
+    for path, image in images:
+        same = not pending or (pending[0][1].shape == image.shape and pending[0][1].dtype == image.dtype)
+        if not same or sum(i.numel() for _, i in pending) + image.numel() > MAX_BATCH_PIXELS:
+            yield from flush()
+        pending.append((path, image))
+    yield from flush()
 
 
 def _device(text: str) -> torch.device:
@@ -169,7 +190,8 @@ def _features(done: list[tuple[Path, list[int], Tensor]]) -> list[list[float]]:
     return rows
 
 
-def _write(file: Path, done: list[tuple[Path, list[int], Tensor]], settings: dict[str, Any]) -> None:
+def write_all(file: Path, done: list[tuple[Path, list[int], Tensor]], settings: dict[str, Any]) -> None:
+    """All matrices, or features, of files' names, shapes and matrices, as the file's suffix says."""
     if file.suffix == ".csv":
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")

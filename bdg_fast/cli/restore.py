@@ -23,7 +23,7 @@ from bdg_fast.restorer import DTYPES, Restorer
 from bdg_fast.video import CONTAINERS, is_video
 from bdg_fast.video.formats import READ_ONLY, VIDEOS
 
-from . import video
+from . import manifests, video
 from .common import Failures
 
 EXAMPLES = """examples:
@@ -32,6 +32,7 @@ EXAMPLES = """examples:
   bdg-fast restore photos/ restored/ --checkpoint model/        a folder and all below it
   bdg-fast restore 'photos/*.png' restored/ --checkpoint model/ --compare
   bdg-fast restore clip.mp4 clear.mp4                           frame by frame; sound and subtitles are copied
+  bdg-fast restore --manifest files.jsonl --output-dir restored/        a list; on a cluster: docs/howto/cluster.md
 
 A checkpoint is a folder that `UNet.save_pretrained` wrote, or an official DiffUIR or RDDM file. Outputs that exist are
 skipped, so that an interrupted run goes on where it stopped, within a video too (OUT.parts/ holds what it has);
@@ -74,10 +75,10 @@ def add_parser(subparsers: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
+    inputs = parser.add_argument(
         "inputs", nargs="+", metavar="IN", help="image or video, folder (and all below), or quoted glob"
     )
-    parser.add_argument("output", metavar="OUT", help="folder; for a single file also a file name")
+    output = parser.add_argument("output", metavar="OUT", help="folder; for a single file also a file name")
     parser.add_argument("--checkpoint", metavar="PATH", help="trained weights (default: what comes along)")
     parser.add_argument("--backbone", metavar="MODULE:CLASS", help="class of a checkpoint's network that is not ours")
     parser.add_argument("--vae", metavar="PATH", help="of a network of latents, if its VAE is not where it was")
@@ -100,6 +101,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--compare", action="store_true", help="also write NAME_compare.png: before and after")
     parser.add_argument("--force", action="store_true", help="restore again what is there already")
     video.add_arguments(parser)
+    group = manifests.add_arguments(parser, 64, (inputs, output))
+    group.add_argument("--output-dir", type=Path, metavar="DIR", help="where results of a manifest go (is made)")
     parser.set_defaults(run=run)
 
 
@@ -107,6 +110,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Restore, write, and name the files that failed."""
     if arguments.batch < 1:
         raise ValueError(f"--batch must be at least 1, got {arguments.batch}")
+    manifests.check(arguments, ("inputs", "output"), "output_dir")
+    if arguments.manifest is not None:
+        from . import manifest_restore
+
+        return manifest_restore.run(arguments)
     jobs = plan(arguments.inputs, arguments.output, arguments.compare)
     video.check(arguments, [job.target for job in jobs if job.moves])
     waiting = [job for job in jobs if arguments.force or not job.target.exists()]
@@ -123,12 +131,12 @@ def run(arguments: argparse.Namespace) -> int:
     count = WRITERS if device.startswith(("cpu", "mps")) else GPU_WRITERS
     with ThreadPoolExecutor(count) as writers:
         late = [job for job in compare if job.target.exists() and not arguments.force]
-        written = _settle([(job.compared, writers.submit(_compare, job)) for job in late], failures, keep=0)
+        written = _settle([(job.compared, writers.submit(write_comparison, job)) for job in late], failures, keep=0)
         if late:
             print(f"{written} of {len(late)} comparisons added to what was there")
         if waiting:
             restorer = _load(arguments)
-            _make_folders(waiting)
+            make_folders(waiting)
         if pictures := [job for job in waiting if not job.moves]:
             _restore(arguments, restorer, pictures, set(compare), writers, count + arguments.batch, failures)
         if clips := [(job.source, job.target) for job in waiting if job.moves]:
@@ -138,17 +146,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _load(arguments: argparse.Namespace) -> Restorer:
     keep_freed_memory()
-    return Restorer.from_pretrained(
-        arguments.checkpoint,
-        steps=arguments.steps,
-        backbone=arguments.backbone,
-        device=_device(arguments.device),
-        dtype=arguments.dtype,
-        backend=arguments.backend,
-        tile=arguments.tile,
-        seed=arguments.seed,
-        vae=arguments.vae,
-    )
+    return Restorer.from_pretrained(arguments.checkpoint, **options_of(arguments))
+
+
+def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Of :meth:`Restorer.from_pretrained`."""
+    options = {
+        name: getattr(arguments, name) for name in ("steps", "backbone", "dtype", "backend", "tile", "seed", "vae")
+    }
+    return options | {"device": _device(arguments.device)}
 
 
 def _restore(
@@ -171,9 +177,9 @@ def _restore(
         if restored.error is not None:
             failures.messages.append(about(job.source, restored.error))
             continue
-        if job.target.suffix.lower() in WITHOUT_ALPHA and _has_alpha(restored.image):
+        if job.target.suffix.lower() in WITHOUT_ALPHA and has_alpha(restored.image):
             opaque.append(job.target)
-        writing.append((job.target, writers.submit(_write, job, restored.image, job in compare)))
+        writing.append((job.target, writers.submit(write_picture, job, restored.image, job in compare)))
         done += _settle(writing, failures, keep=behind)
     done += _settle(writing, failures, keep=0)
     bar.close()
@@ -207,6 +213,13 @@ def plan(inputs: list[str], out: str, compare: bool = False) -> list[Job]:
     jobs, formats = list(dict.fromkeys(jobs)), (*EXTENSIONS, *CONTAINERS)
     if jobs[0].target != output and (output.is_file() or (output.suffix.lower() in formats and not folder)):
         raise ValueError(f"OUT must be a folder{' for several images' if len(jobs) > 1 else ''}, got {output}")
+    check_targets(jobs, output, compare)
+    return jobs
+
+
+def check_targets(jobs: list[Job], output: Path, compare: bool) -> None:
+    """As :func:`plan`."""
+    formats = (*EXTENSIONS, *CONTAINERS)
     sources = {job.source.resolve() for job in jobs}
     targets: dict[Path, Path] = {}
     for job in jobs:
@@ -221,14 +234,13 @@ def plan(inputs: list[str], out: str, compare: bool = False) -> list[Job]:
             if target in targets:
                 raise ValueError(f"OUT would hold {path} twice: of {targets[target]} and of {job.source}")
             targets[target] = job.source
-    return jobs
 
 
 def _written_as(path: Path) -> Path:
     return path.with_suffix(".mkv") if path.suffix.lower() in READ_ONLY else path
 
 
-def _make_folders(jobs: list[Job]) -> None:
+def make_folders(jobs: list[Job]) -> None:
     """Before any work, so that what cannot be written to is told once."""
     for folder in dict.fromkeys(job.target.parent for job in jobs):
         try:
@@ -259,7 +271,8 @@ def _settle(pending: list[tuple[Path, Future[None]]], failures: Failures, keep: 
     return succeeded
 
 
-def _write(job: Job, restored: Image.Image, compare: bool) -> None:
+def write_picture(job: Job, restored: Image.Image, compare: bool) -> None:
+    """Write what was restored, as its target's format can hold it, and before it what ``--compare`` shows."""
     suffix = job.target.suffix.lower()
     options: dict[str, Any] = dict(QUALITY.get(suffix, {}))
     options |= {str(key): value for key, value in restored.info.items()}
@@ -273,17 +286,17 @@ def _write(job: Job, restored: Image.Image, compare: bool) -> None:
         restored.info.pop("exif", None)
         options.pop("exif", None)
     if compare:
-        _compare(job, restored)
+        write_comparison(job, restored)
     # last, as it marks the file as done
     write_atomically(job.target, lambda file: restored.save(file, **options))
 
 
-def _has_alpha(image: Image.Image) -> bool:
+def has_alpha(image: Image.Image) -> bool:
     """Whether anything in it is transparent."""
     return image.mode in ("RGBA", "LA") and image.getchannel("A").getextrema()[0] != 255
 
 
-def _compare(job: Job, restored: Image.Image | None = None) -> None:
+def write_comparison(job: Job, restored: Image.Image | None = None) -> None:
     """Write what ``--compare`` shows; the restored picture is read where it is not at hand."""
     picture = _side_by_side(job.source, restored or open_image(job.target))
     write_atomically(job.compared, lambda file: picture.save(file))

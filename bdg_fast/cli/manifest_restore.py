@@ -1,0 +1,173 @@
+"""``bdg-fast restore --manifest``."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bdg_fast.data.images import EXTENSIONS
+from bdg_fast.files import about
+from bdg_fast.jobs import Entry, Item, Line, failed, read_manifest
+from bdg_fast.jobs.shares import own_device
+from bdg_fast.jobs.work import Chunk
+from bdg_fast.memory import keep_freed_memory
+from bdg_fast.restorer import Restorer
+from bdg_fast.video import is_video
+
+from .common import Failures
+from .manifests import run_job
+from .restore import (
+    GPU_WRITERS,
+    WITHOUT_ALPHA,
+    WRITERS,
+    Job,
+    check_targets,
+    has_alpha,
+    make_folders,
+    options_of,
+    write_comparison,
+    write_picture,
+)
+
+NAME = "_manifest"
+"""By its underscore no picture of a folder, nor part of a data set."""
+OPAQUE = "transparency lost"
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Restore, write, and name the files that failed."""
+    folder = arguments.output_dir
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"--output-dir must be a folder, got {folder}")
+    jobs = {entry.id: Job(entry.path, folder / _output_of(entry)) for entry in read_manifest(arguments.manifest)}
+    check_targets(list(jobs.values()), folder, arguments.compare)
+    options = options_of(arguments)
+    settings = {"checkpoint": arguments.checkpoint} | {name: options[name] for name in options if name != "device"}
+    options["device"] = own_device(options["device"])
+    checkpoint = arguments.checkpoint
+    if checkpoint is not None and Path(checkpoint).exists():  # Ray's workers have a working folder of their own
+        checkpoint = os.path.abspath(checkpoint)
+    work = RestoreWork(checkpoint, options, folder.absolute(), arguments.batch, arguments.compare, arguments.force)
+
+    def waiting(item: Item, line: Line | None) -> Item | None:
+        job = jobs[item.id]
+        new = line is None or line["status"] == "failed"
+        if line is not None and not new and not _is(job.target, line):  # cut short, say
+            return item._replace(again=True)
+        return item if arguments.force or new or (arguments.compare and not job.compared.exists()) else None
+
+    def finish(lines: Sequence[Line]) -> None:
+        opaque = [line["output"] for line in lines if line.get("note") == OPAQUE]
+        if opaque:
+            print(f"bdg-fast: {OPAQUE} in {len(opaque)}, as {opaque[0]} has a format without", file=sys.stderr)
+
+    make_folders(list(jobs.values()))
+    items = [Item(name, str(job.source), str(job.target), arguments.force) for name, job in jobs.items()]
+    failures = Failures("not restored")
+    return run_job(arguments, "restore", work, settings, items, folder / NAME, waiting, finish, failures)
+
+
+def _output_of(entry: Entry) -> Path:
+    """Where a result goes, below the folder of all: as told, or as the id or the path are named."""
+    if entry.output is not None:
+        path = Path(entry.output)
+    else:
+        path = Path(entry.id)
+        if path.suffix.lower() not in EXTENSIONS:  # an id need be no file's name
+            path = path.with_name(f"{path.name}{entry.path.suffix}")
+        if path.is_absolute() or ".." in path.parts:
+            path = Path(path.name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"output must be a path below --output-dir, got {entry.output!r} of {entry.id!r}")
+    if is_video(entry.path) or path.suffix.lower() not in EXTENSIONS:
+        raise ValueError(f"output of {entry.id!r} must tell a format by {', '.join(EXTENSIONS)}, got {path}")
+    return path
+
+
+def _is(target: Path, line: Line) -> bool:
+    """Whether a result is there as it was written."""
+    return target.is_file() and target.stat().st_size == line["bytes"]
+
+
+@dataclass(frozen=True)
+class RestoreWork:
+    """What workers are sent.
+
+    Attributes:
+        checkpoint, options: of :meth:`Restorer.from_pretrained`.
+        folder: of results.
+        batch: most pictures of one size evaluated together.
+        compare: whether comparisons are written.
+        force: whether those that exist are written again.
+    """
+
+    checkpoint: str | None
+    options: dict[str, Any]
+    folder: Path
+    batch: int
+    compare: bool
+    force: bool
+
+    def load(self) -> Chunk:
+        """Load the network."""
+        keep_freed_memory()
+        restorer = Restorer.from_pretrained(self.checkpoint, **self.options)
+        count = WRITERS if restorer.device.type in ("cpu", "mps") else GPU_WRITERS
+        writers = ThreadPoolExecutor(count)
+
+        def chunk(items: Sequence[Item], parts: Path) -> Iterator[Line]:
+            there = [item for item in items if not item.again and Path(item.target).exists()]
+            known = {item.id for item in there}
+            waiting = [item for item in items if item.id not in known]
+            for item in there:
+                yield self._told(item, writers.submit(self._found, item))
+            writing: deque[tuple[Item, Future[Line]]] = deque()
+            for restored in restorer.stream((item.path for item in waiting), batch=self.batch):
+                item = waiting[restored.number]
+                if restored.error is not None:
+                    yield failed(item, about(item.path, restored.error))
+                    continue
+                writing.append((item, writers.submit(self._written, item, restored.image)))
+                while len(writing) > count + self.batch:
+                    yield self._told(*writing.popleft())
+            while writing:
+                yield self._told(*writing.popleft())
+
+        return chunk
+
+    def _told(self, item: Item, future: Future[Line]) -> Line:
+        try:
+            return future.result()
+        except Exception as error:  # as when reading
+            return failed(item, f"{item.target}: not written: {error}")
+
+    def _written(self, item: Item, image: Any) -> Line:
+        job = Job(Path(item.path), Path(item.target))
+        compare = self.compare and (self.force or not job.compared.exists())
+        note = {"note": OPAQUE} if job.target.suffix.lower() in WITHOUT_ALPHA and has_alpha(image) else {}
+        write_picture(job, image, compare)
+        return self._line(item, "done") | note
+
+    def _found(self, item: Item) -> Line:
+        job = Job(Path(item.path), Path(item.target))
+        if self.compare and not job.compared.exists():
+            write_comparison(job)
+        return self._line(item, "found")
+
+    def _line(self, item: Item, status: str) -> Line:
+        content = Path(item.target).read_bytes()
+        return {
+            "id": item.id,
+            "output": Path(os.path.relpath(item.target, self.folder)).as_posix(),
+            "status": status,
+            "bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }

@@ -1,0 +1,270 @@
+"""Manifests: what is read, recorded and resumed, here and by two processes."""
+
+import csv
+import hashlib
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors import safe_open
+
+from bdg_fast.cli import main
+from bdg_fast.jobs import Item, Record, WorkerLost, read_manifest, run_here
+from bdg_fast.jobs.work import ATTEMPTS, Worker
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Three pictures and what is none, listed in `files.jsonl`, from the current folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    names = ["in/a.png", "in/deep/b.jpg", "in/broken.png", "in/c.webp"]
+    for name, size in zip(names, ((20, 31), (33, 18), None, (20, 31)), strict=True):
+        if size is None:
+            (tmp_path / name).write_bytes(b"no picture")
+        else:
+            Image.fromarray(RNG.integers(0, 256, (*size, 3), np.uint8)).save(tmp_path / name)
+    (tmp_path / "files.jsonl").write_text("".join(json.dumps({"path": name}) + "\n" for name in names))
+    return tmp_path
+
+
+def lines_of(table):
+    return {line["id"]: line for line in map(json.loads, table.read_text().splitlines())}
+
+
+def restore(*arguments):
+    command = ["restore", "--manifest", "files.jsonl", "--output-dir", "out", "--device", "cpu"]
+    return main([*command, *map(str, arguments)])
+
+
+def test_restore_writes_what_a_folder_gives_and_records_it(photos, checkpoint, capsys):
+    assert restore("--checkpoint", checkpoint) == 1
+    told = capsys.readouterr()
+    assert "not restored: in/broken.png" in told.err
+    assert re.search(r"3 of 4 images, \S+ s by 1 worker: \S+ images/s, \S+ a worker", told.out)
+    assert main(["restore", "in/", "folder/", "--checkpoint", checkpoint, "--device", "cpu"]) == 1
+    lines = lines_of(photos / "out" / "_manifest.jsonl")
+    assert list(lines) == ["in/a.png", "in/deep/b.jpg", "in/broken.png", "in/c.webp"]
+    for name, line in lines.items():
+        if name == "in/broken.png":
+            assert line["status"] == "failed" and "in/broken.png" in line["error"]
+            continue
+        content = (photos / "out" / line["output"]).read_bytes()
+        assert content == (photos / "folder" / name.removeprefix("in/")).read_bytes()
+        assert (line["status"], line["bytes"]) == ("done", len(content))
+        assert line["sha256"] == hashlib.sha256(content).hexdigest()
+        assert line["seconds"] >= 0 and line["worker"]
+    summary = json.loads((photos / "out" / "_manifest.json").read_text())["summary"]
+    assert (summary["runner"], summary["done"], summary["failed"], summary["workers"]) == ("local", 3, 1, 1)
+    assert sorted(path.name for path in (photos / "out").iterdir()) == ["_manifest.json", "_manifest.jsonl", "in"]
+
+
+def test_a_second_run_does_what_is_missing_cut_short_or_failed(photos, checkpoint, capsys):
+    assert restore("--checkpoint", checkpoint) == 1
+    whole = {name: (photos / "out" / name).read_bytes() for name in ("in/a.png", "in/deep/b.jpg", "in/c.webp")}
+    kept = (photos / "out" / "in" / "c.webp").stat().st_mtime_ns
+    (photos / "out" / "in" / "a.png").unlink()
+    (photos / "out" / "in" / "deep" / "b.jpg").write_bytes(b"half")
+    Image.new("RGB", (16, 16)).save(photos / "in" / "broken.png")
+    capsys.readouterr()
+    assert restore("--checkpoint", checkpoint) == 0
+    assert "1 of 4 are done already" in capsys.readouterr().out
+    assert {name: (photos / "out" / name).read_bytes() for name in whole} == whole
+    assert (photos / "out" / "in" / "c.webp").stat().st_mtime_ns == kept
+    assert {line["status"] for line in lines_of(photos / "out" / "_manifest.jsonl").values()} == {"done"}
+    assert restore("--checkpoint", checkpoint, "--seed", "1") == 2
+    assert "other settings (seed 0); --force" in capsys.readouterr().err
+    assert restore("--checkpoint", checkpoint, "--seed", "1", "--force", "--compare") == 0
+    assert (photos / "out" / "in" / "c.webp").stat().st_mtime_ns > kept
+    assert Image.open(photos / "out" / "in" / "a_compare.png").size == (62, 20)
+
+
+def test_what_a_killed_run_left_is_gone_on_from(photos, checkpoint, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Record, "join", killed)
+        assert restore("--checkpoint", checkpoint) == 130
+    (part,) = (photos / "out" / "_manifest.parts").glob("*.jsonl")
+    text = part.read_text().splitlines(keepends=True)
+    part.write_text("".join(text[:-1]) + text[-1][:20])  # its last line was being written
+    written = {path: path.stat().st_mtime_ns for path in (photos / "out" / "in").rglob("*") if path.is_file()}
+    assert len(written) == 3
+    assert restore("--checkpoint", checkpoint) == 1
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert not (photos / "out" / "_manifest.parts").exists()
+    found = [line["status"] for line in lines_of(photos / "out" / "_manifest.jsonl").values()]
+    assert sorted(found) in (["done", "done", "failed", "found"], ["done", "done", "done", "failed"])
+
+
+def content(file):
+    """All of it; safetensors keep no order of what their metadata tell."""
+    if file.suffix == ".csv":
+        return file.read_bytes()
+    with safe_open(file, "pt") as opened:
+        matrices = opened.get_tensor("matrices")
+        return list(opened.keys()), opened.metadata(), matrices.shape, matrices.numpy().tobytes()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "safetensors"])
+def test_glcm_gives_the_file_of_the_same_images(photos, suffix, capsys):
+    names = ["in/a.png", "in/deep/b.jpg", "in/broken.png", "in/c.webp"]
+    assert main(["glcm", *names, "--output", f"plain.{suffix}"]) == 1
+    command = ["glcm", "--manifest", "files.jsonl", "--output", f"listed.{suffix}", "--chunk", "2"]
+    assert main(command) == 1
+    assert content(photos / f"listed.{suffix}") == content(photos / f"plain.{suffix}")
+    assert "not read: in/broken.png" in capsys.readouterr().err
+    Image.new("RGB", (16, 16)).save(photos / "in" / "broken.png")
+    assert main(command) == 0
+    assert "3 of 4 are done already" in capsys.readouterr().out
+    assert main(["glcm", *names, "--output", f"plain.{suffix}", "--force"]) == 0
+    assert content(photos / f"listed.{suffix}") == content(photos / f"plain.{suffix}")
+    (photos / "short.csv").write_text("path\nin/a.png\n")  # another list of the same output
+    assert main([*command[:2], "short.csv", *command[3:]]) == 0
+    assert main(["glcm", "in/a.png", "--output", f"plain.{suffix}", "--force"]) == 0
+    assert content(photos / f"listed.{suffix}") == content(photos / f"plain.{suffix}")
+
+
+def test_manifests_of_all_types_say_the_same(tmp_path):
+    rows = [{"path": "a b.png", "id": "first", "output": "x/1.png", "note": "unread"}, {"path": "/far/ö.png"}]
+    (tmp_path / "m.jsonl").write_text("\n\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with open(tmp_path / "m.csv", "w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.DictWriter(file, ["note", "path", "id", "output"])
+        writer.writeheader()
+        writer.writerows(rows)
+    arrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet").write_table(arrow.Table.from_pylist(rows), tmp_path / "m.parquet")
+    for suffix in ("jsonl", "csv", "parquet"):
+        first, second = read_manifest(tmp_path / f"m.{suffix}")
+        assert first == (tmp_path / "a b.png", "first", "x/1.png")
+        assert (str(second.path), second.id, second.output) == ("/far/ö.png", "/far/ö.png", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("m.jsonl", '{"path": "a.png"}\n{"path": \n', "m.jsonl, line 2: is no JSON"),
+        ("m.jsonl", '{"file": "a.png"}', "m.jsonl, line 1: has no path"),
+        ("m.jsonl", '["a.png"]', "m.jsonl, line 1: must be like"),
+        ("m.jsonl", '{"path": 3}', "m.jsonl, line 1: path must be a text, got 3"),
+        ("m.jsonl", '{"path": "a"}\n{"path": "b", "id": "a"}', "line 2: 'a' is there already, in line 1"),
+        ("m.jsonl", "", "m.jsonl names no image"),
+        ("m.csv", "file\na.png\n", "m.csv must have a column path, got file"),
+        ("m.parquet", "no Parquet", "m.parquet is no Parquet file, or damaged"),
+        ("m.txt", "a.png", "a manifest must end in .jsonl or .csv or .parquet, got .*m.txt"),
+    ],
+)
+def test_bad_manifests_are_told_with_the_place(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_manifest(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"path": "in/a.png", "output": "../a.png"}, "output must be a path below --output-dir, got '../a.png'"),
+        ({"path": "in/a.png", "output": "a.mp4"}, "output of 'in/a.png' must tell a format by .png"),
+        ({"path": "clip.mp4"}, "output of 'clip.mp4' must tell a format by .png"),
+        ({"path": "in/a.png", "output": "in/deep/b.jpg"}, "OUT would hold out/in/deep/b.jpg twice"),
+    ],
+)
+def test_outputs_that_cannot_be_are_told_before_any_work(photos, capsys, row, message):
+    (photos / "files.jsonl").write_text('{"path": "in/deep/b.jpg"}\n' + json.dumps(row) + "\n")
+    assert restore("--checkpoint", "not reached") == 2
+    assert message in capsys.readouterr().err
+    assert not (photos / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["restore", "a.png", "out/", "--ray"], "--ray needs --manifest"),
+        (["restore", "a.png", "out/", "--output-dir", "out"], "--output-dir needs --manifest"),
+        (["restore", "a.png", "out/", "--manifest", "files.jsonl"], "--manifest goes without paths"),
+        (["restore", "--manifest", "files.jsonl"], "--manifest needs --output-dir"),
+        (["glcm", "--manifest", "files.jsonl"], "--manifest needs --output"),
+        (["glcm", "--manifest", "files.jsonl", "--output", "x.csv", "--plot", "y.png"], "goes without --plot"),
+        (["glcm", "--manifest", "files.jsonl", "--output", "x.csv", "--workers", "2"], "--workers needs --ray"),
+        (["glcm", "--manifest", "files.jsonl", "--output", "x.csv", "--chunk", "0"], "--chunk must be at least 1"),
+        (["glcm", "--manifest", "files.jsonl", "--output", "x.csv", "--ray", "--workers", "0"], "must be at least 1"),
+    ],
+)
+def test_options_that_do_not_go_together(photos, capsys, arguments, message):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_manifest_paths_are_still_asked_for(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["restore", "a.png"])
+    assert "required: OUT" in capsys.readouterr().err
+
+
+def test_ray_is_asked_for_by_the_name_of_its_extra(photos, monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    assert restore("--ray") == 2
+    assert "pip install 'bdg-fast[ray]'" in capsys.readouterr().err
+
+
+class Death(BaseException):
+    """Of a process."""
+
+
+class Dying:
+    """Work that dies of images named deadly, or before it begins."""
+
+    def __init__(self, at_start=False):
+        self.at_start, self.seen = at_start, []
+
+    def load(self):
+        if self.at_start:
+            raise Death
+        return self.chunk
+
+    def chunk(self, items, parts):
+        for item in items:
+            self.seen.append(item.id)
+            if "deadly" in item.id:
+                raise Death
+            yield {"id": item.id, "status": "done"}
+
+
+def lives(work, items, parts):
+    """Lines of a chunk by as many workers as it takes, and how many died."""
+    for died in range(20):
+        try:
+            return list(Worker(work, parts, "w")(items, "token")), died
+        except Death:
+            continue
+    raise AssertionError("no end")
+
+
+def test_the_image_that_workers_die_of_is_named_and_the_rest_is_done(tmp_path):
+    work, items = Dying(), [Item(name, name, name, False) for name in ("a", "deadly", "b", "c", "deadly too")]
+    lines, died = lives(work, items, tmp_path)
+    assert died == ATTEMPTS + 2
+    assert {line["id"]: line["status"] for line in lines} == {
+        "a": "done", "deadly": "failed", "b": "done", "c": "done", "deadly too": "failed",
+    }  # fmt: skip
+    assert "its worker died" in next(line["error"] for line in lines if line["id"] == "deadly")
+    assert work.seen.count("deadly") == ATTEMPTS + 1
+    assert not (tmp_path / "token.begun").exists()
+
+
+def test_workers_that_die_before_they_begin_end_the_job(tmp_path):
+    with pytest.raises(WorkerLost, match=f"a worker died {ATTEMPTS} times before it had begun"):
+        lives(Dying(at_start=True), [Item("a", "a", "a", False)], tmp_path)
+
+
+def test_lines_are_on_disk_before_the_next_image(tmp_path):
+    items = [Item(name, name, name, False) for name in "abc"]
+    counts = []
+    run_here(Dying(), items, tmp_path, 2, "w", lambda _: counts.append(sum(len(p.read_text().splitlines())
+             for p in tmp_path.glob("*.jsonl"))))  # fmt: skip
+    assert counts == [1, 2, 3]
