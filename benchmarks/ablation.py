@@ -1,15 +1,16 @@
 """``python -m benchmarks.ablation``: what each part of the training contributes, at equal compute.
 
 Arms are settings that replace those of one base. Equal compute is the same number of optimizer steps of the same
-batches and crops: steps of stages that an arm leaves out go to its restoration. A step itself costs less where nothing
-reads fingerprints, and in generation; the measured seconds of training stand beside the results.
+batches and crops: steps of stages that an arm leaves out go to its restoration, but for those of (7) alone, which
+evaluate no network. A step itself costs less where nothing reads fingerprints, and in generation; the measured seconds
+of training stand beside the results.
 
-    base                three stages, residual head, a network that is told the fingerprint, gray and residual;
-                        restoration trains the first time alone, and one step restores
+    base                the encoder by (7) alone, then the three stages, residual head, a network that is told the
+                        fingerprint, gray and residual; restoration trains the first time alone, and one step restores
     not told            the paper's: an encoder beside the network reads the fingerprint, for (6), (7) and (10) alone
     no fingerprint      the three stages without (6), (7) and (10): of the network alone
     no bridging stage   restoration has its steps, with (6), (7) and (10)
-    no classification   without (7)
+    no classification   without (7), before and in the stages
     both heads          residual and noise; (5) with lambda = 0.1 in restoration, where nothing else trains the noise
     DiffUIR             one stage, restoration, without fingerprints
     gray fingerprint    without the matrix of the high-pass residual
@@ -55,7 +56,11 @@ from .ablation_table import BASE, markdown
 
 WITHOUT_BRIDGING_STAGE = "stages.bridging.steps=0"
 NO_CONTRAST = ("stages.restoration.losses.bridging=0", "stages.restoration.losses.negative=0")
-NO_CLASSIFICATION = tuple(f"stages.{name}.losses.classification=0" for name in ("bridging", "restoration"))
+NO_ENCODER_STAGE = "stages.encoder.steps=0"
+NO_CLASSIFICATION = (
+    NO_ENCODER_STAGE,
+    *(f"stages.{name}.losses.classification=0" for name in ("bridging", "restoration")),
+)
 NOT_TOLD = "network.condition=0"
 ARMS: dict[str, tuple[str, ...]] = {
     BASE: (),
@@ -65,14 +70,15 @@ ARMS: dict[str, tuple[str, ...]] = {
     "no classification": NO_CLASSIFICATION,
     "both heads": ("network.heads=both", "stages.restoration.losses.generation=0.1"),
     "DiffUIR": (
-        NOT_TOLD, "stages.generation.steps=0", WITHOUT_BRIDGING_STAGE, NO_CLASSIFICATION[1], *NO_CONTRAST,
+        NOT_TOLD, NO_ENCODER_STAGE, "stages.generation.steps=0", WITHOUT_BRIDGING_STAGE,
+        "stages.restoration.losses.classification=0", *NO_CONTRAST,
     ),
     "gray fingerprint": ("network.condition_residual=false",),
     "three steps": ("stages.restoration.sampler_steps=3", "network.sampler_steps=3"),
     "all times": ("stages.restoration.sampler_steps=0", "network.sampler_steps=3"),
 }  # fmt: skip
 """Settings that an arm replaces."""
-STAGES = ("generation", "bridging", "restoration")
+STAGES = ("encoder", "generation", "bridging", "restoration")
 CONFIG = Path(__file__).parents[1] / "configs/ablation.yaml"
 SAMPLED, SAMPLED_ARMS = (1, 3, 5, 10), ("three steps", "all times")
 """Numbers of sampling steps that some arms are also tried with."""
@@ -107,7 +113,8 @@ def arm_config(
     steps = {name: max(1, round(stage.steps * scale)) for name, stage in base.active.items()}
     for name in STAGES:
         if f"stages.{name}.steps=0" in own:
-            steps["restoration"] += steps.pop(name)
+            left = steps.pop(name)
+            steps["restoration"] += 0 if base.stages[name].reads_only else left
     scaled = [f"stages.{name}.warmup={round(stage.warmup * scale)}" for name, stage in base.active.items()]
     scaled += [f"stages.{name}.steps={number}" for name, number in steps.items()]
     found = load_config(config, [*shared, *scaled, *own])
@@ -254,7 +261,7 @@ class Ablation:
         del plain["output"], plain["seed"]
         conditions = {
             "settings": plain,
-            "steps": sum(stage.steps for stage in base.active.values()),
+            "steps": sum(stage.steps for stage in base.active.values() if not stage.reads_only),
             "training": {"photographs": len(self.train), "sha256": described(trained)},
             "test": {
                 "photographs": [file.name for file in self.test],

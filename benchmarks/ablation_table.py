@@ -64,9 +64,10 @@ def markdown(results: Mapping[str, Any]) -> str:
     kinds = [*(kind for kind in first if kind not in (CLEAN, "mean")), "mean"]
     before = first["mean"]
     parts = [
-        f"{conditions['steps']} steps an arm, trained on {conditions['training']['photographs']} photographs, "
-        f"tested on {len(conditions['test']['photographs'])} others. Degraded: {before['psnr_degraded']:.2f} dB, "
-        f'SSIM {before["ssim_degraded"]:.4f}. ± is the standard deviation over seeds, "to base" the difference of the '
+        f"{conditions['steps']} steps of the network an arm, trained on {conditions['training']['photographs']} "
+        f"photographs, tested on {len(conditions['test']['photographs'])} others. "
+        f"Degraded: {before['psnr_degraded']:.2f} dB, SSIM {before['ssim_degraded']:.4f}. "
+        '± is the standard deviation over seeds, "to base" the difference of the '
         f"same seed's. Accuracy: share of {len(first) - 1} degradations that are told right, on the test photographs "
         "by the five nearest training photographs, in features of the network's bottleneck and of the fingerprint's "
         "encoder; of (7) by its classifier in the last logged steps of training. Seconds are those of training.",

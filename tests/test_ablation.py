@@ -20,15 +20,17 @@ CHANGED = {
     "not told": {"network.condition"},
     "no fingerprint": {
         "network.condition",
-        "stages.bridging.losses.bridging", "stages.bridging.losses.classification",
+        "stages.encoder.steps", "stages.bridging.losses.bridging", "stages.bridging.losses.classification",
         "stages.restoration.losses.classification",
         "stages.restoration.losses.bridging", "stages.restoration.losses.negative",
     },
     "no bridging stage": {"stages.bridging.steps", "stages.restoration.steps"},
-    "no classification": {"stages.bridging.losses.classification", "stages.restoration.losses.classification"},
+    "no classification": {
+        "stages.encoder.steps", "stages.bridging.losses.classification", "stages.restoration.losses.classification",
+    },
     "both heads": {"network.heads", "stages.restoration.losses.generation"},
     "DiffUIR": {
-        "network.condition", "stages.restoration.losses.classification",
+        "network.condition", "stages.encoder.steps", "stages.restoration.losses.classification",
         "stages.generation.steps", "stages.bridging.steps", "stages.restoration.steps",
         "stages.restoration.losses.bridging", "stages.restoration.losses.negative",
     },
@@ -42,8 +44,8 @@ CHANGED = {
 def test_an_arm_differs_from_the_base_in_what_it_says_at_equal_steps(tmp_path, arm):
     base, own = (arm_config(CONFIG, each, 1, tmp_path, 0.1) for each in (BASE, arm))
     assert set(differences(as_dict(base), as_dict(own))) == CHANGED[arm]
-    assert [stage.steps for stage in base.stages.values()] == [5, 15, 70]
-    assert sum(stage.steps for stage in own.active.values()) == 90
+    assert [stage.steps for stage in base.stages.values()] == [30, 5, 15, 70]
+    assert sum(stage.steps for name, stage in own.active.items() if name != "encoder") == 90
     uses_matrices = arm not in ("no fingerprint", "DiffUIR")
     assert own.uses_encoder == uses_matrices
     assert own.network.heads == ("both" if arm == "both heads" else "residual")
@@ -70,7 +72,14 @@ def tiny(tmp_path_factory):
         "network": {"width": 16, "multipliers": [1, 1], "condition": 8, "sampler_steps": 1},
         "encoder": {"residual": True, "angles": 2, "scales": [1], "levels": 8, "width": 16, "projection": 8},
         "data": {"source": "folder", "root": "photographs", "degradations": ["clean", "noise", "haze"], "held_out": 0},
-        "stages": {name: {"coefficients": name, **stage} for name in ("generation", "bridging", "restoration")},
+        "stages": {
+            "encoder": {
+                "coefficients": "bridging",
+                **stage,
+                "losses": {"generation": 0, "bridging": 0, "classification": 1},
+            },
+            **{name: {"coefficients": name, **stage} for name in ("generation", "bridging", "restoration")},
+        },
         "validation": {"every": 0},
         "log": {"every": 1, "tensorboard": False},
     }
@@ -94,7 +103,7 @@ def test_results_and_table_are_written(finished):
     runs = json.loads((finished[1] / "results.json").read_text())["runs"]
     assert list(runs) == ["base", "DiffUIR", "all times"]  # in the order of the arms
     base, other, times = (runs[arm]["0"] for arm in runs)
-    assert base["steps"] == {"generation": 1, "bridging": 1, "restoration": 1}
+    assert base["steps"] == {"encoder": 1, "generation": 1, "bridging": 1, "restoration": 1}
     assert other["steps"] == {"restoration": 3}
     assert set(times["sampling"]) == {"1", "3", "5", "10"} and base["sampling"] == other["sampling"] == {}
     assert other["training_accuracy"] is None and 0 <= base["training_accuracy"] <= 1
@@ -182,7 +191,7 @@ def test_what_is_tested_on_is_not_trained_on(photographs, tiny, tmp_path, capsys
 def test_settings_of_an_arm_that_the_base_has_already_are_refused(tiny, tmp_path):
     with pytest.raises(ValueError, match="must not have the settings of the arm 'gray fingerprint' already"):
         arm_config(tiny, "gray fingerprint", 0, tmp_path, more=["network.condition_residual=false"])
-    with pytest.raises(ValueError, match="--config must have the stages generation, bridging, restoration"):
+    with pytest.raises(ValueError, match="--config must have the stages encoder, generation, bridging, restoration"):
         arm_config(tiny, BASE, 0, tmp_path, more=["stages.bridging.steps=0"])
 
 
