@@ -135,14 +135,27 @@ def test_statistics_of_a_batch_norm_are_the_averaged_network_s():
         assert torch.equal(buffer, found.get_buffer(name)), name
 
 
-def test_a_run_from_before_channels_were_a_setting_may_go_on(tmp_path):
+def test_a_run_from_before_some_settings_were_there_may_go_on(tmp_path):
     config = build(TrainConfig, settings(tmp_path))
     before = as_dict(config)
-    del before["network"]["channels"]
+    for stage in before["stages"].values():
+        del stage["draws"]
+    for where, name in (
+        (before["network"], "channels"),
+        (before["network"], "condition_residual"),
+        (before, "init"),
+        (before, "latent"),
+        (before, "encoder"),
+    ):
+        del where[name]
     (tmp_path / "config.json").write_text(json.dumps(before))
-    Trainer(config, source=pictures(), quiet=True)
-    with pytest.raises(ValueError, match=r"network.width differ from those of the run"):
-        Trainer(build(TrainConfig, settings(tmp_path, network={"width": 24, "multipliers": [1, 1]})), source=pictures())
+    plain = settings(tmp_path)
+    del plain["encoder"]
+    Trainer(build(TrainConfig, plain), source=pictures(), quiet=True)
+    plain["stages"]["bridging"]["draws"] = {"noise": 2}
+    for changes in ({"network": {"width": 24, "multipliers": [1, 1]}}, {"network": {"kind": "user_network:Plain"}}, {}):
+        with pytest.raises(ValueError, match=r"stages.bridging.draws" if not changes else r"network.width"):
+            Trainer(build(TrainConfig, {**plain, **changes}), source=pictures())
 
 
 def network_of(**values):
