@@ -243,7 +243,7 @@ def rounded(unet: Backbone, dtype: torch.dtype) -> Backbone:
     A copy where there are any; of a `UNet` alone, as nobody knows where others compute in float32. Linear attention
     computes with its weights in float32, norms do, and what reads fingerprints.
     """
-    if dtype == torch.float32 or not isinstance(unet, UNet):
+    if dtype == torch.float32 or type(unet) is not UNet:
         return unet
     unet = copy.deepcopy(unet)
     exact = {

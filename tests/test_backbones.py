@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from bdg_fast import BackboneConfig, ResidualSampler, Restorer, UNet, UNetConfig
+from bdg_fast.backends import rounded
 from bdg_fast.cli import main
 from bdg_fast.models import DiffusersConfig, DiffusersUNet
 from bdg_fast.models.checkpoints import CheckpointError, load_backbone
 from bdg_fast.models.kinds import ModuleConfig, find_backbone, kind_of, new_network
-from user_network import DIFFUSERS, NoNetwork, Plain, PlainConfig
+from user_network import DIFFUSERS, Halved, NoNetwork, Plain, PlainConfig
 
 NAMES = ["Plain", *DIFFUSERS]
 
@@ -158,6 +159,21 @@ def test_another_class_than_the_file_s_is_refused(tmp_path):
         Plain.from_pretrained(tmp_path / "ours")
     with pytest.raises(CheckpointError, match=r"is of a network 'user_network:Plain', not of 'unet'"):
         UNet.from_pretrained(tmp_path / "plain")
+
+
+def test_a_subclass_of_ours_is_not_taken_for_ours(tmp_path):
+    torch.manual_seed(0)
+    own = Halved(UNetConfig(width=8, multipliers=(1,)))
+    own.save_pretrained(tmp_path / "own")
+    x, time = images(1, 8, 8), torch.tensor([500.0])
+    loaded = Halved.from_pretrained(tmp_path / "own")
+    assert type(loaded) is Halved
+    torch.testing.assert_close(loaded(x, x, time).residual, own(x, x, time).residual)
+    with pytest.raises(CheckpointError, match=r"is of a network 'user_network:Halved', which is not ours"):
+        Restorer.from_pretrained(tmp_path / "own")
+    UNet(own.config).save_pretrained(tmp_path / "ours")  # may be begun with
+    assert type(load_backbone(tmp_path / "ours", Halved)) is Halved
+    assert rounded(own, torch.bfloat16) is own  # where it computes in float32 nobody knows
 
 
 @pytest.mark.parametrize(

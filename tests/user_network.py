@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from bdg_fast import Backbone, BackboneConfig, UNetOutput
+from bdg_fast import Backbone, BackboneConfig, UNet, UNetOutput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,14 @@ class Plain(Backbone):
 
     def last_layers(self):
         return [self.head]
+
+
+class Halved(UNet):
+    """Ours with something else done to what it predicts."""
+
+    def evaluate(self, x, time, condition=None):
+        found = super().evaluate(x, time, condition)
+        return found._replace(residual=found.residual / 2)
 
 
 class NoNetwork(nn.Module):

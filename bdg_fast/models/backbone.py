@@ -88,8 +88,6 @@ class Backbone(nn.Module):
     """
 
     config_class: ClassVar[type[BackboneConfig]] = BackboneConfig
-    kind: ClassVar[str | None] = None
-    """Of settings and of checkpoints; None: named by module and class (`bdg_fast.models.kinds.kind_of`)."""
     one_time: ClassVar[bool] = False
     """Whether :meth:`evaluate` takes one time of all images as ``[1]``, which costs less than ``[B]``."""
     compiles: ClassVar[bool] = True

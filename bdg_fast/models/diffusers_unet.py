@@ -89,7 +89,6 @@ class DiffusersUNet(Backbone):
     """
 
     config_class = DiffusersConfig
-    kind = "diffusers"
     one_time = True
     config: DiffusersConfig
 
