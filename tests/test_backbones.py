@@ -257,6 +257,19 @@ def test_begins_with_the_library_s_weights(name, heads, tmp_path):
     assert DiffusersUNet.from_pretrained(tmp_path / "ours").config == found.config
 
 
+def test_weights_that_do_not_fit_are_not_made_up(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    diffusers = pytest.importorskip("diffusers")
+    diffusers.UNet2DModel(**DIFFUSERS["UNet2DModel"]).save_pretrained(tmp_path)
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    del weights["mid_block.resnets.0.conv1.weight"]
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"do not fit its configuration: 1 keys, mid_block.resnets.0.conv1.weight"):
+        DiffusersUNet.from_diffusers(tmp_path)
+
+
 def test_weights_that_may_run_code_are_not_read(tmp_path):
     diffusers = pytest.importorskip("diffusers")
     diffusers.UNet2DModel(**DIFFUSERS["UNet2DModel"]).save_pretrained(tmp_path, safe_serialization=False)

@@ -1,5 +1,7 @@
 """Pictures through a network of latents: any size and type, enlarged or not, in tiles, also by the command."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from PIL import Image
 from bdg_fast import ResidualSampler, ResidualSchedule, Restorer, UNet, UNetConfig
 from bdg_fast.cli import main
 from bdg_fast.latent import Codec, LatentSpace
+from bdg_fast.models.checkpoints import CheckpointError
 from latent_setup import tiny_vae
 
 
@@ -145,6 +148,22 @@ def test_videos_keep_their_size(model, tmp_path):
     pytest.importorskip("av")
     with pytest.raises(ValueError, match="restorer must keep the size of frames, got one that enlarges them by 4"):
         restore_video(Restorer.from_pretrained(model), tmp_path / "clip.mp4", tmp_path / "clear.mp4")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"scale": 2.5}, r"scale must be in 1\.\.16, got 2\.5"),
+        ({"scale": "4"}, r"scale must be in 1\.\.16, got '4'"),
+        ({"colour": "red"}, r"colour must be one of 'none', 'adain', 'wavelet', got 'red'"),
+        ({"vae": None}, r"vae must be a text, got None"),
+    ],
+)
+def test_a_damaged_file_of_latents_is_named(model, tmp_path, changes, told):
+    path = tmp_path / "latent.json"
+    path.write_text(json.dumps(json.loads((model / "latent.json").read_text()) | changes))
+    with pytest.raises(CheckpointError, match=rf"latent\.json does not tell of latents: {told}"):
+        LatentSpace.from_checkpoint(tmp_path)
 
 
 def test_networks_of_other_latents_are_refused(vae, tmp_path):

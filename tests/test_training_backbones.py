@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from bdg_fast import Restorer
 from bdg_fast.models import DiffusersConfig, DiffusersUNet, ModuleConfig
 from bdg_fast.training import TrainConfig, Trainer, checkpoint, load_config
+from bdg_fast.training.config_stage import Losses, Stage
 from bdg_fast.training.optim import Average
 from bdg_fast.training.settings import as_dict, build
 from bdg_fast.training.stages import Parts
@@ -20,6 +22,7 @@ NETWORKS = {
     "text": {"kind": "diffusers", "model": "UNet2DConditionModel", "options": DIFFUSERS["UNet2DConditionModel"]},
     "image": {"kind": "diffusers", "heads": "both", "options": DIFFUSERS["UNet2DModel"]},
 }
+OTHERS = ("generation", "reconstruction", "bridging", "negative")
 TERMS = {
     "bridging": {"generation": 1.0, "bridging": 0.1, "classification": 0.1},
     "restoration": {"generation": 0.1, "reconstruction": 1.0},
@@ -156,6 +159,30 @@ def test_a_run_from_before_some_settings_were_there_may_go_on(tmp_path):
     for changes in ({"network": {"width": 24, "multipliers": [1, 1]}}, {"network": {"kind": "user_network:Plain"}}, {}):
         with pytest.raises(ValueError, match=r"stages.bridging.draws" if not changes else r"network.width"):
             Trainer(build(TrainConfig, {**plain, **changes}), source=pictures())
+
+
+class Informed(Plain):
+    """Told of degradations by what is no encoder."""
+
+    compiles = False
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.told_width = 3
+
+    def told(self, x_lq):
+        return x_lq.mean((2, 3))
+
+
+def test_what_a_network_of_one_s_own_cannot_do_is_named():
+    network = ModuleConfig(kind=Informed)
+    config = build(TrainConfig, settings("nowhere"))
+    with pytest.raises(ValueError, match=r"compile must be false: Informed says that torch.compile cannot take it"):
+        Parts(replace(config, network=network, compile=True), 3)
+    reading = Stage(coefficients="restoration", steps=1, losses=Losses(**dict.fromkeys(OTHERS, 0), classification=1))
+    with pytest.raises(ValueError, match=r"stages.reading.losses must not be classification alone: Informed is told"):
+        Parts(replace(config, network=network, stages={"reading": reading}), 3)
+    Parts(replace(config, network=ModuleConfig(kind=Plain), stages={"reading": reading}), 3)
 
 
 def network_of(**values):
