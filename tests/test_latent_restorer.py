@@ -150,6 +150,21 @@ def test_videos_keep_their_size(model, tmp_path):
         restore_video(Restorer.from_pretrained(model), tmp_path / "clip.mp4", tmp_path / "clear.mp4")
 
 
+def test_commands_that_compare_with_what_came_refuse_it(model, tmp_path, capsys):
+    for folder in ("noisy", "clean", "."):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        Image.new("RGB", (20, 16)).save(tmp_path / folder / "in.png")
+    device = ["--device", "cpu"]
+    folders = ["--input", str(tmp_path / "noisy"), "--target", str(tmp_path / "clean")]
+    assert main(["evaluate", *folders, "--checkpoint", f"large={model}", "--metrics", "psnr", *device]) == 1
+    captured = capsys.readouterr()
+    assert "enlarges pictures by 4: restore them and measure the folder by --results" in captured.err
+    for more in ([], ["--web"]):
+        command = ["demo", *([] if more else [str(tmp_path / "in.png")]), "--output", str(tmp_path / "demo"), *more]
+        assert main([*command, "--checkpoint", str(model)]) == 2
+        assert "--checkpoint must keep the size of pictures, got one that enlarges" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

@@ -100,7 +100,8 @@ class LatentSpace:
         try:
             at = find_vae(vae if vae is not None else folder / SUBFOLDER if own else name)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error} ({path} asks for it; vae=FOLDER or --vae tells another place)") from None
+            told = f"{path} asks for it; vae=FOLDER or bdg-fast restore --vae tells another place"
+            raise FileNotFoundError(f"{error} ({told})") from None
         if (found := digest(at)) != sha256:
             told = f"the SHA-256 of its weights is {found[:12]}..., not {sha256[:12]}..."
             raise CheckpointError(f"{at} is another VAE than {folder} was trained with: {told}")

@@ -108,7 +108,7 @@ def load_backbone(path: str | os.PathLike[str], backbone: type[Backbone] | None 
         if kind not in KINDS:
             raise CheckpointError(
                 f"{path} is of a network {kind!r}, which is not ours, and no code is imported because a file names it: "
-                "give the class, backbone=Class (--backbone package.module:Class)"
+                "give the class, backbone=Class (bdg-fast restore --backbone package.module:Class)"
             )
         backbone = KINDS[kind]
     elif kind != (own := kind_of(backbone)) and (own in KINDS or not issubclass(backbone, KINDS.get(kind, Backbone))):
