@@ -207,4 +207,5 @@ def test_settings_of_networks():
 
 
 if __name__ == "__main__":
+    Parts(build(TrainConfig, settings("nowhere", network=NETWORKS["text"])), 3)  # loads diffusers, once for both
     sys.exit(two_ranks(rank_main, sys.argv[1]))

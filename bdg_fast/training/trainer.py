@@ -84,8 +84,8 @@ class Trainer:
         for name, stage in config.active.items():
             if "classification" in stage.losses.weights and len(self.classes) < 2:
                 raise ValueError(f"stages.{name}.losses.classification must be 0: the images have one class")
-            for given in ("degradations", "draws"):
-                if getattr(stage, given) and self.source.classes:
+            for given in ("degradations", "draws", "mild"):
+                if getattr(stage, given) not in (None, {}, 1) and self.source.classes:
                     raise ValueError(f"stages.{name}.{given} must not be given: the images are degraded already")
         self._check_folder()
 
