@@ -11,7 +11,7 @@ from bdg_fast.cli import main
 from bdg_fast.models import DiffusersConfig, DiffusersUNet
 from bdg_fast.models.checkpoints import CheckpointError, load_backbone
 from bdg_fast.models.kinds import ModuleConfig, find_backbone, kind_of, new_network
-from user_network import DIFFUSERS, Halved, NoNetwork, Plain, PlainConfig
+from user_network import DIFFUSERS, Halved, Informed, NoNetwork, Plain, PlainConfig
 
 NAMES = ["Plain", *DIFFUSERS]
 
@@ -108,6 +108,16 @@ def test_restores_odd_sizes_and_batches(name, tmp_path):
     assert torch.allclose(restorer.restore(pixels[:1]), restored[:1], atol=1e-5)
     with pytest.raises(ValueError, match=r"backend must be one that can run here.*'native'.*must be a UNet itself"):
         Restorer.from_pretrained(tmp_path, backbone=Plain if name == "Plain" else None, device="cpu", backend="native")
+
+
+def test_a_network_of_one_s_own_is_told_of_the_same_pixels_whatever_their_type():
+    pixels = (images(2, 6, 7) * 255).round().to(torch.uint8)
+    unet = Informed(PlainConfig())
+    torch.nn.init.constant_(unet.norm.weight, 1.5)  # so that it counts as trained
+    restorer = Restorer(unet, device="cpu")
+    expected = (pixels / 127.5 - 1).mean((2, 3))
+    torch.testing.assert_close(restorer.told(pixels), expected)
+    torch.testing.assert_close(restorer.told(pixels / 255), expected)
 
 
 def test_restores_in_tiles():

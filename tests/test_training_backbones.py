@@ -15,7 +15,7 @@ from bdg_fast.training.optim import Average
 from bdg_fast.training.settings import as_dict, build
 from bdg_fast.training.stages import Parts
 from training_setup import losses, on_two_ranks, pictures, same_runs, settings, two_ranks
-from user_network import DIFFUSERS, Plain, PlainConfig
+from user_network import DIFFUSERS, Informed, Plain, PlainConfig
 
 NETWORKS = {
     "plain": {"kind": "user_network:Plain", "options": {"width": 6, "heads": "both"}},
@@ -159,19 +159,6 @@ def test_a_run_from_before_some_settings_were_there_may_go_on(tmp_path):
     for changes in ({"network": {"width": 24, "multipliers": [1, 1]}}, {"network": {"kind": "user_network:Plain"}}, {}):
         with pytest.raises(ValueError, match=r"stages.bridging.draws" if not changes else r"network.width"):
             Trainer(build(TrainConfig, {**plain, **changes}), source=pictures())
-
-
-class Informed(Plain):
-    """Told of degradations by what is no encoder."""
-
-    compiles = False
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.told_width = 3
-
-    def told(self, x_lq):
-        return x_lq.mean((2, 3))
 
 
 def test_what_a_network_of_one_s_own_cannot_do_is_named():

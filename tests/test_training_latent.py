@@ -232,6 +232,7 @@ def test_what_does_not_go_together_is_named(vae, tmp_path):
         ({"latent": {"scale": 0}}, r"latent\.scale must be in 1\.\.16, got 0"),
         ({"latent": {"colour": "red"}}, r"latent\.colour must be one of 'none', 'adain', 'wavelet', got 'red'"),
         ({"latent": {"scale": 3}}, r"stages\.generation\.crop must be a multiple of latent\.scale=3, got 32"),
+        ({"validation": {"crop": 33}}, r"validation\.crop must be a multiple of latent\.scale=2, got 33"),
         ({"latent": {"steps": 3}}, r"latent\.steps is no setting"),
     ):
         with pytest.raises(ValueError, match=message):

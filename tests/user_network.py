@@ -43,6 +43,19 @@ class Plain(Backbone):
         return [self.head]
 
 
+class Informed(Plain):
+    """Told of degradations by what is no encoder."""
+
+    compiles = False
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.told_width = 3
+
+    def told(self, x_lq):
+        return x_lq.mean((2, 3))
+
+
 class Halved(UNet):
     """Ours with something else done to what it predicts."""
 
