@@ -42,7 +42,7 @@ CACHE = "TORCHINDUCTOR_CACHE_DIR"
 CPU_GRAPHS = 64
 """At most: there code differs for long and short sums, and for convolutions of small images."""
 TYPICAL_SIDE, TYPICAL_BATCH = 256, 8
-"""Of images, for networks of four levels, that code for GPUs is chosen for."""
+"""Of images, for UNets of four levels and other networks, that code for GPUs is chosen for."""
 
 
 def default_device() -> str:
@@ -166,6 +166,7 @@ class CompiledNetwork:
         keep_compiled()
         self.unet, self.device, self.dtype, self.or_eager = rounded(unet, dtype), device, dtype, or_eager
         self.eager = EagerNetwork(self.unet, device, dtype)
+        self._shape = type(unet), repr(unet.config)
         self._failed = False
         self._begun: set[bool] = set()
 
@@ -187,7 +188,9 @@ class CompiledNetwork:
         if self.device.type == "cuda" and (batch > 1) not in self._begun:
             # how sums are split over the device is decided by the first size, which must not be anybody's
             self._begun.add(batch > 1)
-            side = TYPICAL_SIDE * self.unet.multiple // 16
+            multiple = self.unet.multiple
+            ours = isinstance(self.unet, UNet)
+            side = TYPICAL_SIDE * multiple // 16 if ours else -(-TYPICAL_SIDE // multiple) * multiple
             typical = x_t.new_zeros(TYPICAL_BATCH if batch > 1 else 1, x_t.shape[1], side, side)
             told = None if condition is None else condition[:1].expand(len(typical), -1)
             self._evaluate(typical, typical, time[:1].expand(len(typical)), told)
@@ -211,7 +214,7 @@ class CompiledNetwork:
             condition = condition.expand(len(x), -1).clone()
             if several:
                 torch._dynamo.mark_dynamic(condition, 0)
-        evaluate = _compiled((type(self.unet), repr(self.unet.config)), self.device, self.dtype, several)
+        evaluate = _compiled(self._shape, self.device, self.dtype, several)
         on_cpu = self.device.type == "cpu"
         with torch._dynamo.config.patch(recompile_limit=CPU_GRAPHS) if on_cpu else contextlib.nullcontext():
             found: tuple[Tensor | None, Tensor | None] = evaluate(self.unet, x, time, condition, self.dtype)
@@ -243,7 +246,7 @@ def rounded(unet: Backbone, dtype: torch.dtype) -> Backbone:
     A copy where there are any; of a `UNet` alone, as nobody knows where others compute in float32. Linear attention
     computes with its weights in float32, norms do, and what reads fingerprints.
     """
-    if dtype == torch.float32 or not isinstance(unet, UNet):
+    if dtype == torch.float32 or type(unet) is not UNet:
         return unet
     unet = copy.deepcopy(unet)
     exact = {

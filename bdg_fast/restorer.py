@@ -260,7 +260,8 @@ class Restorer:
         if not self.unet.told_width:
             return None
         pixels = pixels.to(self.device)
-        return self.unet.told(pixels if pixels.dtype == torch.uint8 else scaled(pixels))
+        as_came = isinstance(self.unet, UNet) and pixels.dtype == torch.uint8  # others know [-1, 1] alone
+        return self.unet.told(pixels if as_came else scaled(pixels))
 
     def _restore(self, pixels: Tensor, keep: Keep | None = None, told: Tensor | None = None) -> Tensor:
         """As :meth:`restore`, on the device."""

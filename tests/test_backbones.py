@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from bdg_fast import BackboneConfig, ResidualSampler, Restorer, UNet, UNetConfig
+from bdg_fast.backends import rounded
 from bdg_fast.cli import main
 from bdg_fast.models import DiffusersConfig, DiffusersUNet
 from bdg_fast.models.checkpoints import CheckpointError, load_backbone
 from bdg_fast.models.kinds import ModuleConfig, find_backbone, kind_of, new_network
-from user_network import DIFFUSERS, NoNetwork, Plain, PlainConfig
+from user_network import DIFFUSERS, Halved, Informed, NoNetwork, Plain, PlainConfig
 
 NAMES = ["Plain", *DIFFUSERS]
 
@@ -109,6 +110,16 @@ def test_restores_odd_sizes_and_batches(name, tmp_path):
         Restorer.from_pretrained(tmp_path, backbone=Plain if name == "Plain" else None, device="cpu", backend="native")
 
 
+def test_a_network_of_one_s_own_is_told_of_the_same_pixels_whatever_their_type():
+    pixels = (images(2, 6, 7) * 255).round().to(torch.uint8)
+    unet = Informed(PlainConfig())
+    torch.nn.init.constant_(unet.norm.weight, 1.5)  # so that it counts as trained
+    restorer = Restorer(unet, device="cpu")
+    expected = (pixels / 127.5 - 1).mean((2, 3))
+    torch.testing.assert_close(restorer.told(pixels), expected)
+    torch.testing.assert_close(restorer.told(pixels / 255), expected)
+
+
 def test_restores_in_tiles():
     found = network("Plain")
     pixels = images(1, 190, 150)
@@ -158,6 +169,21 @@ def test_another_class_than_the_file_s_is_refused(tmp_path):
         Plain.from_pretrained(tmp_path / "ours")
     with pytest.raises(CheckpointError, match=r"is of a network 'user_network:Plain', not of 'unet'"):
         UNet.from_pretrained(tmp_path / "plain")
+
+
+def test_a_subclass_of_ours_is_not_taken_for_ours(tmp_path):
+    torch.manual_seed(0)
+    own = Halved(UNetConfig(width=8, multipliers=(1,)))
+    own.save_pretrained(tmp_path / "own")
+    x, time = images(1, 8, 8), torch.tensor([500.0])
+    loaded = Halved.from_pretrained(tmp_path / "own")
+    assert type(loaded) is Halved
+    torch.testing.assert_close(loaded(x, x, time).residual, own(x, x, time).residual)
+    with pytest.raises(CheckpointError, match=r"is of a network 'user_network:Halved', which is not ours"):
+        Restorer.from_pretrained(tmp_path / "own")
+    UNet(own.config).save_pretrained(tmp_path / "ours")  # may be begun with
+    assert type(load_backbone(tmp_path / "ours", Halved)) is Halved
+    assert rounded(own, torch.bfloat16) is own  # where it computes in float32 nobody knows
 
 
 @pytest.mark.parametrize(
@@ -239,6 +265,19 @@ def test_begins_with_the_library_s_weights(name, heads, tmp_path):
         torch.testing.assert_close(predicted.noise, expected, rtol=0, atol=1e-5)
     found.save_pretrained(tmp_path / "ours")
     assert DiffusersUNet.from_pretrained(tmp_path / "ours").config == found.config
+
+
+def test_weights_that_do_not_fit_are_not_made_up(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    diffusers = pytest.importorskip("diffusers")
+    diffusers.UNet2DModel(**DIFFUSERS["UNet2DModel"]).save_pretrained(tmp_path)
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    del weights["mid_block.resnets.0.conv1.weight"]
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"do not fit its configuration: 1 keys, mid_block.resnets.0.conv1.weight"):
+        DiffusersUNet.from_diffusers(tmp_path)
 
 
 def test_weights_that_may_run_code_are_not_read(tmp_path):

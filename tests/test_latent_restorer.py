@@ -1,5 +1,7 @@
 """Pictures through a network of latents: any size and type, enlarged or not, in tiles, also by the command."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from PIL import Image
 from bdg_fast import ResidualSampler, ResidualSchedule, Restorer, UNet, UNetConfig
 from bdg_fast.cli import main
 from bdg_fast.latent import Codec, LatentSpace
+from bdg_fast.models.checkpoints import CheckpointError
 from latent_setup import tiny_vae
 
 
@@ -101,8 +104,8 @@ def test_memory_that_runs_out_makes_tiles_smaller(vae, monkeypatch):
         return encode(self, images, seed)
 
     monkeypatch.setattr(Codec, "encode", short_of_memory)
-    found = restorer(vae, 4, tile=512)(picture(80, 70))
-    assert found.shape == (3, 320, 280) and sides[0] == 512 and sides[-1] <= 200
+    found = restorer(vae, 4, tile=512)(picture(66, 20))
+    assert found.shape == (3, 264, 80) and sides[0] == 512 and sides[-1] <= 200
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "I;16"])
@@ -145,6 +148,37 @@ def test_videos_keep_their_size(model, tmp_path):
     pytest.importorskip("av")
     with pytest.raises(ValueError, match="restorer must keep the size of frames, got one that enlarges them by 4"):
         restore_video(Restorer.from_pretrained(model), tmp_path / "clip.mp4", tmp_path / "clear.mp4")
+
+
+def test_commands_that_compare_with_what_came_refuse_it(model, tmp_path, capsys):
+    for folder in ("noisy", "clean", "."):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        Image.new("RGB", (20, 16)).save(tmp_path / folder / "in.png")
+    device = ["--device", "cpu"]
+    folders = ["--input", str(tmp_path / "noisy"), "--target", str(tmp_path / "clean")]
+    assert main(["evaluate", *folders, "--checkpoint", f"large={model}", "--metrics", "psnr", *device]) == 1
+    captured = capsys.readouterr()
+    assert "enlarges pictures by 4: restore them and measure the folder by --results" in captured.err
+    for more in ([], ["--web"]):
+        command = ["demo", *([] if more else [str(tmp_path / "in.png")]), "--output", str(tmp_path / "demo"), *more]
+        assert main([*command, "--checkpoint", str(model)]) == 2
+        assert "--checkpoint must keep the size of pictures, got one that enlarges" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"scale": 2.5}, r"scale must be in 1\.\.16, got 2\.5"),
+        ({"scale": "4"}, r"scale must be in 1\.\.16, got '4'"),
+        ({"colour": "red"}, r"colour must be one of 'none', 'adain', 'wavelet', got 'red'"),
+        ({"vae": None}, r"vae must be a text, got None"),
+    ],
+)
+def test_a_damaged_file_of_latents_is_named(model, tmp_path, changes, told):
+    path = tmp_path / "latent.json"
+    path.write_text(json.dumps(json.loads((model / "latent.json").read_text()) | changes))
+    with pytest.raises(CheckpointError, match=rf"latent\.json does not tell of latents: {told}"):
+        LatentSpace.from_checkpoint(tmp_path)
 
 
 def test_networks_of_other_latents_are_refused(vae, tmp_path):

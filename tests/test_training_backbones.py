@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,17 +10,19 @@ import torch
 from bdg_fast import Restorer
 from bdg_fast.models import DiffusersConfig, DiffusersUNet, ModuleConfig
 from bdg_fast.training import TrainConfig, Trainer, checkpoint, load_config
+from bdg_fast.training.config_stage import Losses, Stage
 from bdg_fast.training.optim import Average
 from bdg_fast.training.settings import as_dict, build
 from bdg_fast.training.stages import Parts
 from training_setup import losses, on_two_ranks, pictures, same_runs, settings, two_ranks
-from user_network import DIFFUSERS, Plain, PlainConfig
+from user_network import DIFFUSERS, Informed, Plain, PlainConfig
 
 NETWORKS = {
     "plain": {"kind": "user_network:Plain", "options": {"width": 6, "heads": "both"}},
     "text": {"kind": "diffusers", "model": "UNet2DConditionModel", "options": DIFFUSERS["UNet2DConditionModel"]},
     "image": {"kind": "diffusers", "heads": "both", "options": DIFFUSERS["UNet2DModel"]},
 }
+OTHERS = ("generation", "reconstruction", "bridging", "negative")
 TERMS = {
     "bridging": {"generation": 1.0, "bridging": 0.1, "classification": 0.1},
     "restoration": {"generation": 0.1, "reconstruction": 1.0},
@@ -135,14 +138,38 @@ def test_statistics_of_a_batch_norm_are_the_averaged_network_s():
         assert torch.equal(buffer, found.get_buffer(name)), name
 
 
-def test_a_run_from_before_channels_were_a_setting_may_go_on(tmp_path):
+def test_a_run_from_before_some_settings_were_there_may_go_on(tmp_path):
     config = build(TrainConfig, settings(tmp_path))
     before = as_dict(config)
-    del before["network"]["channels"]
+    for stage in before["stages"].values():
+        del stage["draws"]
+    for where, name in (
+        (before["network"], "channels"),
+        (before["network"], "condition_residual"),
+        (before, "init"),
+        (before, "latent"),
+        (before, "encoder"),
+    ):
+        del where[name]
     (tmp_path / "config.json").write_text(json.dumps(before))
-    Trainer(config, source=pictures(), quiet=True)
-    with pytest.raises(ValueError, match=r"network.width differ from those of the run"):
-        Trainer(build(TrainConfig, settings(tmp_path, network={"width": 24, "multipliers": [1, 1]})), source=pictures())
+    plain = settings(tmp_path)
+    del plain["encoder"]
+    Trainer(build(TrainConfig, plain), source=pictures(), quiet=True)
+    plain["stages"]["bridging"]["draws"] = {"noise": 2}
+    for changes in ({"network": {"width": 24, "multipliers": [1, 1]}}, {"network": {"kind": "user_network:Plain"}}, {}):
+        with pytest.raises(ValueError, match=r"stages.bridging.draws" if not changes else r"network.width"):
+            Trainer(build(TrainConfig, {**plain, **changes}), source=pictures())
+
+
+def test_what_a_network_of_one_s_own_cannot_do_is_named():
+    network = ModuleConfig(kind=Informed)
+    config = build(TrainConfig, settings("nowhere"))
+    with pytest.raises(ValueError, match=r"compile must be false: Informed says that torch.compile cannot take it"):
+        Parts(replace(config, network=network, compile=True), 3)
+    reading = Stage(coefficients="restoration", steps=1, losses=Losses(**dict.fromkeys(OTHERS, 0), classification=1))
+    with pytest.raises(ValueError, match=r"stages.reading.losses must not be classification alone: Informed is told"):
+        Parts(replace(config, network=network, stages={"reading": reading}), 3)
+    Parts(replace(config, network=ModuleConfig(kind=Plain), stages={"reading": reading}), 3)
 
 
 def network_of(**values):
@@ -167,4 +194,5 @@ def test_settings_of_networks():
 
 
 if __name__ == "__main__":
+    Parts(build(TrainConfig, settings("nowhere", network=NETWORKS["text"])), 3)  # loads diffusers, once for both
     sys.exit(two_ranks(rank_main, sys.argv[1]))

@@ -96,10 +96,12 @@ def test_pairs_of_an_unknown_kind_are_not_classified(pairs, tmp_path):
 
 def test_a_stage_cannot_choose_among_degradations_that_were_made_before(pairs, tmp_path):
     data = {"source": "paired", "root": str(pairs), "held_out": 0, "degradations": ["haze", "rain"]}
-    stage = {"coefficients": "bridging", "steps": 1, "degradations": ["rain"]}
-    run = build(TrainConfig, {**settings(tmp_path / "run", data=data), "stages": {"bridging": stage}})
-    with pytest.raises(ValueError, match=r"^stages.bridging.degradations must not be given: .* degraded already"):
-        Trainer(run)
+    for given in ({"degradations": ["rain"]}, {"draws": {"rain": 2}}, {"mild": 2}):
+        stages = {"bridging": {"coefficients": "bridging", "steps": 1, **given}}
+        run = build(TrainConfig, {**settings(tmp_path / "run", data=data), "stages": stages})
+        told = rf"^stages.bridging.{next(iter(given))} must not be given: .* degraded already"
+        with pytest.raises(ValueError, match=told):
+            Trainer(run)
 
 
 def test_ranks_share_out_a_step_and_runs_resume(pairs):

@@ -85,6 +85,7 @@ def test_overrides_replace_what_a_file_says(tmp_path):
             "stages.bridging={coefficients: bridging, steps: 1, lr_end: 1e-5, schedule: constant}",
             r"lr_end must be 0 for",
         ),
+        ("stages.generation.mild={noise: 2}", r"^stages.generation.mild must not be given in generation"),
         ("stages.generation.draws={noise: 2}", r"^stages.generation.draws must not be given in generation"),
         ("stages.bridging.mild={rain: 2}", r"^stages.bridging.mild must be of the degradations drawn from, got rain"),
         ("stages.bridging.mild={noise: 0}", r"^stages.bridging.mild must be above 0, got"),

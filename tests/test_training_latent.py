@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bdg_fast import Restorer
+from bdg_fast import Restorer, UNet
 from bdg_fast.latent import LatentSpace
 from bdg_fast.latent.space import resized
 from bdg_fast.models.checkpoints import CheckpointError
@@ -86,6 +86,17 @@ def test_scores_are_of_decoded_pixels(whole):
     scored = [line for line in losses(whole) if "psnr" in line]
     assert scored and all(5 < line["psnr"] < 60 and 10 < line["psnr_degraded"] < 60 for line in scored)
     assert sorted((whole / "samples").glob("*.png"))
+
+
+def test_a_conditional_network_is_told_of_pixels_in_validation(tmp_path, monkeypatch):
+    """Of latents too, also where these have as many channels."""
+    tiny_vae(latent_channels=3).save_pretrained(tmp_path / "vae")
+    told, read = [], UNet.told
+    monkeypatch.setattr(UNet, "told", lambda self, x_lq: told.append(tuple(x_lq.shape)) or read(self, x_lq))
+    run = latent_settings(tmp_path / "vae", network={"width": 8, "multipliers": [1], "condition": 8})
+    settings = {**run, "validation": {"every": 6, "crop": 40, "steps": 2}}
+    trainer(tmp_path / "run", source=pictures(size=40), **settings).run()
+    assert set(told) == {(4, 3, 16, 16), (2, 3, 20, 20)}
 
 
 def test_what_was_trained_restores_pictures(whole):
@@ -221,6 +232,7 @@ def test_what_does_not_go_together_is_named(vae, tmp_path):
         ({"latent": {"scale": 0}}, r"latent\.scale must be in 1\.\.16, got 0"),
         ({"latent": {"colour": "red"}}, r"latent\.colour must be one of 'none', 'adain', 'wavelet', got 'red'"),
         ({"latent": {"scale": 3}}, r"stages\.generation\.crop must be a multiple of latent\.scale=3, got 32"),
+        ({"validation": {"crop": 33}}, r"validation\.crop must be a multiple of latent\.scale=2, got 33"),
         ({"latent": {"steps": 3}}, r"latent\.steps is no setting"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from bdg_fast import Backbone, BackboneConfig, UNetOutput
+from bdg_fast import Backbone, BackboneConfig, UNet, UNetOutput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,27 @@ class Plain(Backbone):
 
     def last_layers(self):
         return [self.head]
+
+
+class Informed(Plain):
+    """Told of degradations by what is no encoder."""
+
+    compiles = False
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.told_width = 3
+
+    def told(self, x_lq):
+        return x_lq.mean((2, 3))
+
+
+class Halved(UNet):
+    """Ours with something else done to what it predicts."""
+
+    def evaluate(self, x, time, condition=None):
+        found = super().evaluate(x, time, condition)
+        return found._replace(residual=found.residual / 2)
 
 
 class NoNetwork(nn.Module):

@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         if (folder / name).is_dir():
             raise IsADirectoryError(f"cannot write {folder / name}: it is a folder")
     restorer = Restorer.from_pretrained(arguments.checkpoint)
+    web.check(restorer)
     _restored(restorer, arguments.image or hazy_photograph(), folder)
     if arguments.image is None:
         _known(restorer, folder)

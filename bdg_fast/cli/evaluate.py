@@ -280,7 +280,7 @@ def _methods(arguments: argparse.Namespace) -> list[tuple[Method, str | None]]:
         if not Path(path).exists() and not re.fullmatch(r"[\w.-]+/[\w.-]+", path):  # as on the hub
             raise FileNotFoundError(f"--checkpoint must be a file or folder of weights, got {path}")
         open_ = partial(
-            Restorer.from_pretrained,
+            _restorer,
             path,
             steps=arguments.steps,
             device=arguments.device,
@@ -300,6 +300,14 @@ def _methods(arguments: argparse.Namespace) -> list[tuple[Method, str | None]]:
                 f"methods must have names of their own, as NAME=PATH gives them; got {', '.join(names[1:])}"
             )
     return methods
+
+
+def _restorer(path: str, **options: Any) -> Restorer:
+    """Of a checkpoint, whose results can be compared with clean images."""
+    found = Restorer.from_pretrained(path, **options)
+    if found.scale != 1:
+        raise ValueError(f"{path} enlarges pictures by {found.scale}: restore them and measure the folder by --results")
+    return found
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -44,10 +44,18 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{LIMITS[name][0]} {told}") from None
     keep_freed_memory()
     restorer = Restorer.from_pretrained(arguments.checkpoint, steps=arguments.steps, tile=arguments.tile)
+    check(restorer)
     if not _is_local(arguments.host):
         print(f"bdg-fast: whoever reaches {arguments.host} can use the page: it has no password", file=sys.stderr)
     serve(restorer, Analyser.from_pretrained(), host=arguments.host, port=arguments.port, limits=limits)
     return 0
+
+
+def check(restorer: Restorer) -> None:
+    """Refuse what enlarges pictures: they are shown beside what came, and limits are of that."""
+    if restorer.scale != 1:
+        told = f"got one that enlarges them by {restorer.scale}, for bdg-fast restore"
+        raise ValueError(f"--checkpoint must keep the size of pictures, {told}")
 
 
 def _is_local(host: str) -> bool:

@@ -52,10 +52,7 @@ class LatentSpace:
 
     def __post_init__(self) -> None:
         """Refuse bad settings, by name."""
-        if not 1 <= self.scale <= LARGEST_SCALE:
-            raise ValueError(f"scale must be in 1..{LARGEST_SCALE}, got {self.scale}")
-        if self.colour not in COLOURS:
-            raise ValueError(f"colour must be one of {', '.join(map(repr, COLOURS))}, got {self.colour!r}")
+        _check(self.scale, self.colour)
 
     @classmethod
     def of(cls, name: str | os.PathLike[str], *, scale: int = 1, colour: str = "none", **codec: Any) -> LatentSpace:
@@ -94,13 +91,17 @@ class LatentSpace:
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
             name, sha256, scale, colour = (told[key] for key in ("vae", "sha256", "scale", "colour"))
+            _check(scale, colour)
+            if not isinstance(name, str):
+                raise TypeError(f"vae must be a text, got {name!r}")
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} does not tell of latents: {error}") from None
         own = (folder / SUBFOLDER).is_dir()
         try:
             at = find_vae(vae if vae is not None else folder / SUBFOLDER if own else name)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error} ({path} asks for it; vae=FOLDER or --vae tells another place)") from None
+            told = f"{path} asks for it; vae=FOLDER or bdg-fast restore --vae tells another place"
+            raise FileNotFoundError(f"{error} ({told})") from None
         if (found := digest(at)) != sha256:
             told = f"the SHA-256 of its weights is {found[:12]}..., not {sha256[:12]}..."
             raise CheckpointError(f"{at} is another VAE than {folder} was trained with: {told}")
@@ -167,6 +168,13 @@ class LatentSpace:
         height, width = degraded.shape[2:]
         found = (codec or self.codec).decode(latents, (height, width))
         return corrected(found, degraded, self.colour).clamp(-1, 1)
+
+
+def _check(scale: object, colour: object) -> None:
+    if not isinstance(scale, int) or not 1 <= scale <= LARGEST_SCALE:
+        raise ValueError(f"scale must be in 1..{LARGEST_SCALE}, got {scale!r}")
+    if colour not in COLOURS:
+        raise ValueError(f"colour must be one of {', '.join(map(repr, COLOURS))}, got {colour!r}")
 
 
 def unbounded(sampler: ResidualSampler) -> ResidualSampler:

@@ -88,8 +88,6 @@ class Backbone(nn.Module):
     """
 
     config_class: ClassVar[type[BackboneConfig]] = BackboneConfig
-    kind: ClassVar[str | None] = None
-    """Of settings and of checkpoints; None: named by module and class (`bdg_fast.models.kinds.kind_of`)."""
     one_time: ClassVar[bool] = False
     """Whether :meth:`evaluate` takes one time of all images as ``[1]``, which costs less than ``[B]``."""
     compiles: ClassVar[bool] = True
@@ -147,7 +145,10 @@ class Backbone(nn.Module):
         return padded(torch.cat((x_t, x_lq), 1), self.multiple)
 
     def told(self, x_lq: Tensor) -> Tensor | None:
-        """What a conditional network is told of degraded images, ``[B, told_width]``; None if it is none."""
+        """What a conditional network is told of degraded images, ``[B, told_width]``; None if it is none.
+
+        ``x_lq``: pixels, float ``[B, 3, H, W]`` in [-1, 1], also where the network is one of latents.
+        """
         return None
 
     def last_layers(self) -> Iterable[nn.Module]:

@@ -108,11 +108,12 @@ def load_backbone(path: str | os.PathLike[str], backbone: type[Backbone] | None 
         if kind not in KINDS:
             raise CheckpointError(
                 f"{path} is of a network {kind!r}, which is not ours, and no code is imported because a file names it: "
-                "give the class, backbone=Class (--backbone package.module:Class)"
+                "give the class, backbone=Class (bdg-fast restore --backbone package.module:Class)"
             )
         backbone = KINDS[kind]
-    elif kind != kind_of(backbone) and (kind in KINDS or backbone.kind is not None):
-        raise CheckpointError(f"{path} is of a network {kind!r}, not of {kind_of(backbone)!r}")
+    elif kind != (own := kind_of(backbone)) and (own in KINDS or not issubclass(backbone, KINDS.get(kind, Backbone))):
+        # a class of one's own may have been renamed, or be made of ours that is named
+        raise CheckpointError(f"{path} is of a network {kind!r}, not of {own!r}")
     return _filled(backbone, _config(backbone, values, path), content, path)
 
 

@@ -29,6 +29,7 @@ PLAIN: dict[str, tuple[object, ...]] = {
     "encoder_hid_dim": (None,),
     "encoder_hid_dim_type": (None,),
     "attention_type": ("default",),
+    "time_cond_proj_dim": (None,),
 }
 """What options must be for those inputs that images have: other values ask for more, or for other times."""
 
@@ -89,7 +90,6 @@ class DiffusersUNet(Backbone):
     """
 
     config_class = DiffusersConfig
-    kind = "diffusers"
     one_time = True
     config: DiffusersConfig
 
@@ -163,9 +163,13 @@ class DiffusersUNet(Backbone):
             raise ValueError(f"{path} must hold one of {', '.join(MODELS)}, and holds {name}")
         model = _class(name)
         try:
-            source = model.from_pretrained(str(path), use_safetensors=True, torch_dtype=torch.float32, **more)
+            source, info = model.from_pretrained(
+                str(path), use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True, **more
+            )
         except OSError as error:
             raise FileNotFoundError(f"no weights in safetensors at {str(path)!r}: {_first(error)}") from None
+        if odd := [*info.get("missing_keys", ()), *info.get("unexpected_keys", ()), *info.get("mismatched_keys", ())]:
+            raise ValueError(f"{path} has weights that do not fit its configuration: {len(odd)} keys, {odd[0]} first")
         came, left = source.conv_in.in_channels, source.conv_out.out_channels
         channels = left if came == 2 * left else came
         if left not in (channels, 2 * channels):  # as many again tell a variance

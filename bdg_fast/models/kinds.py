@@ -69,8 +69,9 @@ def new_network(config: NetworkConfig) -> Backbone:
 
 
 def kind_of(backbone: type[Backbone]) -> str:
-    """``"unet"``, ``"diffusers"``, or ``"package.module:Class"``."""
-    return f"{backbone.__module__}:{backbone.__qualname__}" if backbone.kind is None else backbone.kind
+    """``"unet"``, ``"diffusers"``, or ``"package.module:Class"``, also of a subclass of ours."""
+    own = f"{backbone.__module__}:{backbone.__qualname__}"
+    return next((kind for kind, ours in KINDS.items() if backbone is ours), own)
 
 
 def find_backbone(kind: str) -> type[Backbone]:

@@ -79,7 +79,6 @@ class UNet(Backbone, ModelHubMixin, library_name="bdg-fast", pipeline_tag="image
     """
 
     config_class = UNetConfig
-    kind = "unet"
     one_time = True
     config: UNetConfig
 
@@ -174,8 +173,10 @@ class UNet(Backbone, ModelHubMixin, library_name="bdg-fast", pipeline_tag="image
         cls, pretrained_model_name_or_path: str | Path, *, config: UNetConfig | None = None, **hub: Any
     ) -> UNet:
         """Load a checkpoint: see :func:`bdg_fast.models.checkpoints.load_unet`."""
-        from .checkpoints import load_unet
+        from .checkpoints import load_backbone, load_unet
 
+        if cls is not UNet and config is None:
+            return load_backbone(pretrained_model_name_or_path, cls, **hub)
         return load_unet(pretrained_model_name_or_path, config=config, **hub)
 
     def save_pretrained(

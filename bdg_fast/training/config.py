@@ -271,6 +271,9 @@ class TrainConfig:
         check(steps is None or steps <= most, f"validation.steps must be at most {most}, got {steps}")
         for name, stage in self.active.items():
             self._check_stage(f"stages.{name}", stage)
+        if self.latent is not None and self.validation.every:
+            scale, crop = self.latent.scale, self.validation.crop
+            check(crop % scale == 0, f"validation.crop must be a multiple of latent.scale={scale}, got {crop}")
 
     def _check_stage(self, where: str, stage: Stage) -> None:
         weights = stage.losses.weights

@@ -165,8 +165,9 @@ class Stage:
         if self.coefficients == "generation":
             odd = weights.keys() - {"generation", "reconstruction"}
             check(not odd, f"losses.{', '.join(sorted(odd))} must be 0 in generation, which has no degraded images")
-            for name in ("degradations", "draws"):
-                check(not getattr(self, name), f"{name} must not be given in generation, which has no degraded images")
+            for name in ("degradations", "draws", "mild"):
+                given = getattr(self, name) not in (None, {}, 1)
+                check(not given, f"{name} must not be given in generation, which has no degraded images")
 
     @property
     def reads_only(self) -> bool:

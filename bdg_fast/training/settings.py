@@ -167,8 +167,37 @@ def _network(values: Any, where: str) -> NetworkConfig:
 
 def as_dict(config: TrainConfig) -> dict[str, Any]:
     """All settings, as JSON has them."""
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=kind_of))
+    plain: dict[str, Any] = _as_json(config)
     return plain
+
+
+def _as_json(value: Any) -> Any:
+    """A setting or several; a class of networks by its name."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    return json.loads(json.dumps(value, default=kind_of))
+
+
+def completed(old: Any, config: Any) -> Any:
+    """Settings of a file as JSON has them, with those of ``config`` that it lacks at their defaults.
+
+    An older version, which had no such setting, did what the default does.
+    """
+    if not isinstance(old, Mapping):
+        return old
+    if isinstance(config, Mapping):
+        return {name: completed(value, config.get(name)) for name, value in old.items()}
+    if not dataclasses.is_dataclass(config):
+        return old
+    found = {name: completed(value, getattr(config, name, None)) for name, value in old.items()}
+    for each in dataclasses.fields(config):
+        if each.name in found or each.name == "kind":  # which tells what the others are of
+            continue
+        if each.default is not dataclasses.MISSING:
+            found[each.name] = _as_json(each.default)
+        elif each.default_factory is not dataclasses.MISSING:
+            found[each.name] = _as_json(each.default_factory())
+    return found
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
@@ -176,7 +205,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "")
     found = []
     for name in dict.fromkeys([*old, *new]):
         full = _join(where, name)
-        if full in FREE or old.get(name) == new.get(name):  # a setting that an older version had not is None
+        if full in FREE or old.get(name) == new.get(name):
             continue
         if isinstance(old.get(name), Mapping) and isinstance(new.get(name), Mapping):
             found += differences(old[name], new[name], full)

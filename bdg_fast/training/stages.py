@@ -52,7 +52,11 @@ class Parts(nn.Module):
     """
 
     def __init__(self, config: TrainConfig, classes: int) -> None:
-        """Random weights by ``config.seed``; the global generator stays as it was."""
+        """Random weights by ``config.seed``; the global generator stays as it was.
+
+        Raises:
+            ValueError: settings that the network cannot do, by name.
+        """
         super().__init__()
         settings = config.encoder
         with torch.random.fork_rng(devices=[]):
@@ -70,6 +74,17 @@ class Parts(nn.Module):
                 self.of_features = Projection(self.unet.feature_channels, settings.projection)
                 self.classifier = DegradationClassifier(told or settings.width, max(classes, 2))
                 self.temperature = losses.Temperature(settings.temperature)
+        self._check(config)
+
+    def _check(self, config: TrainConfig) -> None:
+        """Refuse what a network of somebody's own cannot do, by the setting that asks for it."""
+        name = type(self.unet).__name__
+        if config.compile and not self.unet.compiles:
+            raise ValueError(f"compile must be false: {name} says that torch.compile cannot take it")
+        for where, stage in config.active.items():
+            if stage.reads_only and not any("encoder." in key for key in self.trained(stage)):
+                told = f"{name} is told of degradations by no condition.encoder, which alone it would train"
+                raise ValueError(f"stages.{where}.losses must not be classification alone: {told}")
 
     def forward(self, stage: StageModule, *inputs: Any) -> dict[str, Tensor]:
         """What ``stage`` computes of ``inputs``: within a call of this module FSDP has the weights gathered."""

@@ -32,7 +32,7 @@ from .optim import Average, learning_rate, load_moments, make_optimizer, moments
 from .parallel import Forward, Parallel, limit, whole_unet
 from .prefetch import prefetched
 from .ranks import Ranks, ranks
-from .settings import as_dict, differences
+from .settings import as_dict, completed, differences
 from .signals import SIGNALS, StopRequest
 from .stages import DEGRADATION, Parts, StageModule, step_seeds
 from .trackers import require_trackers
@@ -84,8 +84,8 @@ class Trainer:
         for name, stage in config.active.items():
             if "classification" in stage.losses.weights and len(self.classes) < 2:
                 raise ValueError(f"stages.{name}.losses.classification must be 0: the images have one class")
-            for given in ("degradations", "draws"):
-                if getattr(stage, given) and self.source.classes:
+            for given in ("degradations", "draws", "mild"):
+                if getattr(stage, given) not in (None, {}, 1) and self.source.classes:
                     raise ValueError(f"stages.{name}.{given} must not be given: the images are degraded already")
         self._check_folder()
 
@@ -93,9 +93,7 @@ class Trainer:
         path = self.folder / CONFIG
         if not path.exists():
             return
-        old = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(old.get("network"), dict) and "kind" not in old["network"]:
-            old["network"].setdefault("channels", 3)  # what there was before it was a setting
+        old = completed(json.loads(path.read_text(encoding="utf-8")), self.config)
         changed = differences(old, as_dict(self.config))
         if changed and not self.allow_changes:
             raise ValueError(

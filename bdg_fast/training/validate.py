@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bdg_fast.kernels.pixelwise import derived_seeds, image_normals
 
+from ..backends import Told
 from ..data.loader import Batch
 from ..latent import unbounded
 from ..metrics import psnr, ssim
@@ -58,8 +59,9 @@ class HeldOut:
             alone = Batch(batch.clean[one], degraded, batch.kinds[one], seeds[one], batch.numbers[one])
             parts.append(degraded_pair(alone, seeds[one], ranks.device, names, [names[row % len(names)]]))
         self.clean, self.degraded = (torch.cat([part[i] for part in parts]) for i in range(2))
+        self.seen = self.degraded  # pixels, which a conditional network is told of
         if latents is not None:
-            self.degraded = latents.degraded(self.degraded, paired=batch.degraded is not None)[1]
+            self.seen, self.degraded = latents.degraded(self.degraded, paired=batch.degraded is not None)
         self.seeds = derived_seeds(batch.seeds, START).to(ranks.device)
 
     @torch.no_grad()
@@ -74,9 +76,11 @@ class HeldOut:
             rows = torch.tensor(own[first : first + TOGETHER], device=self.clean.device)
             degraded = self.degraded[rows]
             x_lq = degraded if latents is None else latents.space.codec.encode(degraded)
+            known = network.told(self.seen[rows])
             _, channels, height, width = x_lq.shape
             start = sampler.start(x_lq, noise=image_normals(self.seeds[rows], height, width, 0, channels))
-            found = sampler(network, x_lq, x_start=start, seed=self.seeds[rows] if sampler.draws else None)
+            telling = network if known is None else Told(network, known)
+            found = sampler(telling, x_lq, x_start=start, seed=self.seeds[rows] if sampler.draws else None)
             restored[rows] = found if latents is None else latents.space.decoded(found, degraded)
         self.ranks.sum(restored)
         clean, degraded, restored = ((x.clamp(-1, 1) + 1) / 2 for x in (self.clean, self.degraded, restored))
