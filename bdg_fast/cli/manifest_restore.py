@@ -50,10 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = arguments.output_dir
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--output-dir must be a folder, got {folder}")
-    entries = read_manifest(arguments.manifest)
-    outputs = [_output_of(entry) for entry in entries]
-    jobs = {entry.id: Job(entry.path, folder / path) for entry, path in zip(entries, outputs, strict=True)}
-    check_targets(list(jobs.values()), folder, arguments.compare)
+    items = _items(arguments)
     options = options_of(arguments)
 
     def settings() -> dict[str, Any]:  # by its checkpoint a VAE is known
@@ -65,25 +62,36 @@ def run(arguments: argparse.Namespace) -> int:
     work = RestoreWork(checkpoint, options, arguments.batch, arguments.compare, arguments.force)
 
     def waiting(item: Item, line: Line | None) -> Item | None:
-        job = jobs[item.id]
         new = item.again or line is None or line["status"] == "failed"
-        if line is not None and not new and not _is(job.target, line):  # cut short, say
+        if line is not None and not new and not _is(item.target, line):  # cut short, say
             return item._replace(again=True)
-        return item if arguments.force or new or (arguments.compare and not job.compared.exists()) else None
+        return item if arguments.force or new or (arguments.compare and not _job(item).compared.exists()) else None
 
     def finish(lines: Sequence[Line]) -> None:
         opaque = [line["output"] for line in lines if line.get("note") == OPAQUE]
         if opaque:
             print(f"bdg-fast: {OPAQUE} in {len(opaque)}, as {opaque[0]} has a format without", file=sys.stderr)
 
-    make_folders(list(jobs.values()))
-    items = [
-        Item(name, str(job.source), str(job.target), arguments.force, output=path.as_posix())
-        for (name, job), path in zip(jobs.items(), outputs, strict=True)
-    ]
     failures = Failures("not restored")
     whole = len(items)  # nothing is tried again together, and reading and writing never pause
     return run_job(arguments, "restore", work, settings, items, folder / NAME, waiting, finish, failures, whole)
+
+
+def _items(arguments: argparse.Namespace) -> list[Item]:
+    """Of the manifest, once nothing can be said against their targets, whose folders are made."""
+    folder, entries = arguments.output_dir, read_manifest(arguments.manifest)
+    outputs = [_output_of(entry) for entry in entries]
+    jobs = [Job(entry.path, folder / path) for entry, path in zip(entries, outputs, strict=True)]
+    check_targets(jobs, folder, arguments.compare)
+    make_folders(jobs)
+    return [  # texts take a third of what paths do
+        Item(entry.id, str(job.source), str(job.target), arguments.force, output=path.as_posix())
+        for entry, job, path in zip(entries, jobs, outputs, strict=True)
+    ]
+
+
+def _job(item: Item) -> Job:
+    return Job(Path(item.path), Path(item.target))
 
 
 def _identity(checkpoint: str | None) -> str:
@@ -125,9 +133,9 @@ def _output_of(entry: Entry) -> Path:
     return path
 
 
-def _is(target: Path, line: Line) -> bool:
+def _is(target: str, line: Line) -> bool:
     """Whether a result is there as it was written."""
-    return target.is_file() and target.stat().st_size == line["bytes"]
+    return os.path.isfile(target) and os.path.getsize(target) == line["bytes"]
 
 
 @dataclass(frozen=True)
@@ -181,14 +189,14 @@ class RestoreWork:
             return failed(item, f"{item.target}: not written: {error}")
 
     def _written(self, item: Item, image: Any) -> Line:
-        job = Job(Path(item.path), Path(item.target))
+        job = _job(item)
         compare = self.compare and (self.force or item.again or not job.compared.exists())
         note = {"note": OPAQUE} if job.target.suffix.lower() in WITHOUT_ALPHA and has_alpha(image) else {}
         write_picture(job, image, compare)
         return self._line(item, "done") | note
 
     def _found(self, item: Item) -> Line:
-        job = Job(Path(item.path), Path(item.target))
+        job = _job(item)
         if self.compare and not job.compared.exists():
             write_comparison(job)
         return self._line(item, "found")
