@@ -194,6 +194,8 @@ def _pending(item: Item) -> Line:
 
 def _last(item: Item, line: Line | None, owners: Mapping[str, str], folder: Path) -> tuple[Item, Line | None]:
     """An item and the last line of the same file and target; what is there is replaced where it is of others."""
+    if line is not None and line["status"] == "failed" and "again" not in line:
+        line = None  # it has made nothing
     called = item.source if line is None else line.get("path", "")
     if called != item.source and abspath(join(folder, called)) != abspath(item.path):
         return item._replace(again=True), None
