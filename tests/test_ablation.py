@@ -95,7 +95,9 @@ def finished(photographs, tiny, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     command = ["--root", train, "--test", test, "--config", tiny, "--out", out, "--seeds", 1, "--crop", 16, "--quiet"]
     command = [*map(str, command), "--arms", "DiffUIR", "base", "all times"]
-    assert main(command) == 0
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ablation, "SAMPLED", (1, 3))  # more take most of the time
+        assert main(command) == 0
     return command, out
 
 
@@ -105,7 +107,7 @@ def test_results_and_table_are_written(finished):
     base, other, times = (runs[arm]["0"] for arm in runs)
     assert base["steps"] == {"encoder": 1, "generation": 1, "bridging": 1, "restoration": 1}
     assert other["steps"] == {"restoration": 3}
-    assert set(times["sampling"]) == {"1", "3", "5", "10"} and base["sampling"] == other["sampling"] == {}
+    assert set(times["sampling"]) == {"1", "3"} and base["sampling"] == other["sampling"] == {}
     assert other["training_accuracy"] is None and 0 <= base["training_accuracy"] <= 1
     assert other["encoder_accuracy"] is None and 0 <= base["encoder_accuracy"] <= 1
     for one in (base, other):
@@ -116,7 +118,13 @@ def test_results_and_table_are_written(finished):
         assert 0 <= one["readout_accuracy"] <= 1 and one["seconds"] > 0
     assert times["sampling"]["3"] == times["scores"]["mean"]
     table = (finished[1] / "table.md").read_text()
-    for text in ("| base | 1 |", "| DiffUIR | 1 |", "| degraded |", "| PSNR (dB) | noise | haze | mean |", "| 10 |"):
+    for text in (
+        "| base | 1 |",
+        "| DiffUIR | 1 |",
+        "| degraded |",
+        "| PSNR (dB) | noise | haze | mean |",
+        "steps | 1 | 3 |",
+    ):
         assert text in table
 
 

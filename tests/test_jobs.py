@@ -4,12 +4,15 @@ import csv
 import hashlib
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors import safe_open
 
+from bdg_fast import UNet, UNetConfig
 from bdg_fast.cli import main
 from bdg_fast.jobs import Item, Record, WorkerLost, read_manifest, run_here
 from bdg_fast.jobs.work import ATTEMPTS, Worker
@@ -39,6 +42,17 @@ def lines_of(table):
 def restore(*arguments):
     command = ["restore", "--manifest", "files.jsonl", "--output-dir", "out", "--device", "cpu"]
     return main([*command, *map(str, arguments)])
+
+
+def broken_off(monkeypatch, *arguments):
+    """A run that ends before its lines are joined."""
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Record, "join", killed)
+        assert restore(*arguments) == 130
 
 
 def test_restore_writes_what_a_folder_gives_and_records_it(photos, checkpoint, capsys):
@@ -84,12 +98,7 @@ def test_a_second_run_does_what_is_missing_cut_short_or_failed(photos, checkpoin
 
 
 def test_what_a_killed_run_left_is_gone_on_from(photos, checkpoint, monkeypatch):
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Record, "join", killed)
-        assert restore("--checkpoint", checkpoint) == 130
+    broken_off(monkeypatch, "--checkpoint", checkpoint)
     (part,) = (photos / "out" / "_manifest.parts").glob("*.jsonl")
     text = part.read_text().splitlines(keepends=True)
     part.write_text("".join(text[:-1]) + text[-1][:20])  # its last line was being written
@@ -100,6 +109,89 @@ def test_what_a_killed_run_left_is_gone_on_from(photos, checkpoint, monkeypatch)
     assert not (photos / "out" / "_manifest.parts").exists()
     found = [line["status"] for line in lines_of(photos / "out" / "_manifest.jsonl").values()]
     assert sorted(found) in (["done", "done", "failed", "found"], ["done", "done", "done", "failed"])
+
+
+def test_results_of_other_settings_never_count_as_those_of_a_forced_run(photos, checkpoint, monkeypatch):
+    (photos / "in" / "broken.png").unlink()
+    rows = [{"path": name} for name in ("in/a.png", "in/c.webp", "in/deep/b.jpg")]
+    text = [json.dumps(row) + "\n" for row in rows]
+    (photos / "files.jsonl").write_text("".join(text))
+    assert restore("--checkpoint", checkpoint) == 0
+    (photos / "files.jsonl").write_text(text[0])
+    broken_off(monkeypatch, "--checkpoint", checkpoint, "--seed", "1", "--force")
+    (part,) = (photos / "out" / "_manifest.parts").glob("*.jsonl")
+    part.unlink()  # as if killed before anything was done
+    (photos / "files.jsonl").write_text("".join(text))
+    assert restore("--checkpoint", checkpoint, "--seed", "1") == 0
+    assert main(["restore", "in/", "fresh/", "--checkpoint", checkpoint, "--device", "cpu", "--seed", "1"]) == 0
+    for name, line in lines_of(photos / "out" / "_manifest.jsonl").items():
+        assert line["status"] == "done" and "again" not in line
+        assert (photos / "out" / name).read_bytes() == (photos / "fresh" / name.removeprefix("in/")).read_bytes()
+
+
+def test_what_failed_a_forced_run_is_not_taken_for_done_by_the_next(photos, checkpoint):
+    (photos / "files.jsonl").write_text('{"path": "in/a.png"}\n')
+    source = (photos / "in" / "a.png").read_bytes()
+    assert restore("--checkpoint", checkpoint) == 0
+    old = (photos / "out" / "in" / "a.png").read_bytes()
+    (photos / "in" / "a.png").write_bytes(b"no picture")
+    assert restore("--checkpoint", checkpoint, "--seed", "1", "--force") == 1
+    (photos / "in" / "a.png").write_bytes(source)
+    assert restore("--checkpoint", checkpoint, "--seed", "1") == 0
+    assert (photos / "out" / "in" / "a.png").read_bytes() != old
+
+
+def test_a_checkpoint_is_known_by_what_it_holds(photos, checkpoint, capsys):
+    shutil.copytree(checkpoint, "model")
+    assert restore("--checkpoint", checkpoint) == 1
+    assert restore("--checkpoint", "model") == 1  # the same at another place
+    torch.manual_seed(1)
+    UNet(UNetConfig(width=8, multipliers=(1, 2))).save_pretrained("model")
+    assert restore("--checkpoint", "model") == 2
+    assert "other settings (checkpoint " in capsys.readouterr().err
+
+
+def test_a_run_that_could_not_begin_binds_nobody(photos, checkpoint, capsys):
+    assert restore("--checkpoint", "misspelt") == 2
+    assert "misspelt" in capsys.readouterr().err
+    assert restore("--checkpoint", checkpoint) == 1
+
+
+def test_rows_that_say_otherwise_are_done_again(photos, checkpoint):
+    def listed(*rows):
+        names = ("path", "id", "output")
+        (photos / "files.jsonl").write_text(
+            "".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows)
+        )
+        assert restore("--checkpoint", checkpoint) == 0
+        return [(photos / "out" / output).read_bytes() for _, _, output in rows]
+
+    one, two = listed(("in/a.png", "1", "x.png"), ("in/c.webp", "2", "y.png"))
+    assert listed(("in/a.png", "1", "y.png"), ("in/c.webp", "2", "x.png")) == [one, two]  # the other way round
+    assert listed(("in/c.webp", "1", "y.png"), ("in/a.png", "2", "x.png")) == [two, one]
+    assert listed(("in/a.png", "3", "y.png")) == [one]  # of another image, which has no line
+    written = (photos / "out" / "y.png").stat().st_mtime_ns
+    (photos / "files.jsonl").write_text(json.dumps({"path": str(photos / "in/a.png"), "id": "3", "output": "y.png"}))
+    assert restore("--checkpoint", checkpoint) == 0  # the same file by another name
+    assert (photos / "out" / "y.png").stat().st_mtime_ns == written
+
+
+def test_an_output_takes_one_job_at_a_time(photos, checkpoint, capsys):
+    (photos / "out").mkdir()
+    record = Record(photos / "out" / "_manifest")
+    with record.claimed():
+        assert restore("--checkpoint", checkpoint) == 2
+        assert "another job is at out/_manifest.jsonl" in capsys.readouterr().err
+    assert restore("--checkpoint", checkpoint) == 1
+    assert not [path.name for path in (photos / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_a_name_that_cannot_be_written_fails_alone(photos, checkpoint, capsys):
+    with open("files.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps({"path": "in/a.png", "id": "long", "output": "x" * 300 + ".png"}) + "\n")
+    assert restore("--checkpoint", checkpoint) == 1
+    told = capsys.readouterr()
+    assert "xxx.png: not written: " in told.err and "3 of 5 images" in told.out
 
 
 def content(file):
@@ -123,6 +215,10 @@ def test_glcm_gives_the_file_of_the_same_images(photos, suffix, capsys):
     assert main(command) == 0
     assert "3 of 4 are done already" in capsys.readouterr().out
     assert main(["glcm", *names, "--output", f"plain.{suffix}", "--force"]) == 0
+    assert content(photos / f"listed.{suffix}") == content(photos / f"plain.{suffix}")
+    parts = sorted((photos / f"listed.{suffix}.manifest.parts").iterdir())
+    parts[0].write_bytes(b"")  # the machine lost power, say
+    assert main(command) == 0
     assert content(photos / f"listed.{suffix}") == content(photos / f"plain.{suffix}")
     (photos / "short.csv").write_text("path\nin/a.png\n")  # another list of the same output
     assert main([*command[:2], "short.csv", *command[3:]]) == 0
@@ -150,6 +246,8 @@ def test_manifests_of_all_types_say_the_same(tmp_path):
     [
         ("m.jsonl", '{"path": "a.png"}\n{"path": \n', "m.jsonl, line 2: is no JSON"),
         ("m.jsonl", '{"file": "a.png"}', "m.jsonl, line 1: has no path"),
+        ("m.jsonl", '{"path": "a\\u0000.png"}', "m.jsonl, line 1: path must have no zero byte"),
+        ("m.csv", "path\n" + "a" * 140_000 + "\n", "m.csv, line 2: is no CSV: field larger"),
         ("m.jsonl", '["a.png"]', "m.jsonl, line 1: must be like"),
         ("m.jsonl", '{"path": 3}', "m.jsonl, line 1: path must be a text, got 3"),
         ("m.jsonl", '{"path": "a"}\n{"path": "b", "id": "a"}', "line 2: 'a' is there already, in line 1"),
@@ -169,6 +267,8 @@ def test_bad_manifests_are_told_with_the_place(tmp_path, name, text, message):
     ("row", "message"),
     [
         ({"path": "in/a.png", "output": "../a.png"}, "output must be a path below --output-dir, got '../a.png'"),
+        ({"path": "in/a.png", "output": "/etc/a.png"}, "output must be a path below --output-dir, got '/etc/a.png'"),
+        ({"path": "in/a.png", "output": "_manifest.parts/a.png"}, "must not be where the job is recorded"),
         ({"path": "in/a.png", "output": "a.mp4"}, "output of 'in/a.png' must tell a format by .png"),
         ({"path": "clip.mp4"}, "output of 'clip.mp4' must tell a format by .png"),
         ({"path": "in/a.png", "output": "in/deep/b.jpg"}, "OUT would hold out/in/deep/b.jpg twice"),
@@ -232,7 +332,7 @@ class Dying:
             self.seen.append(item.id)
             if "deadly" in item.id:
                 raise Death
-            yield {"id": item.id, "status": "done"}
+            yield {"id": item.id, "output": item.id, "status": "done"}
 
 
 def lives(work, items, parts):
@@ -253,7 +353,7 @@ def test_the_image_that_workers_die_of_is_named_and_the_rest_is_done(tmp_path):
         "a": "done", "deadly": "failed", "b": "done", "c": "done", "deadly too": "failed",
     }  # fmt: skip
     assert "its worker died" in next(line["error"] for line in lines if line["id"] == "deadly")
-    assert work.seen.count("deadly") == ATTEMPTS + 1
+    assert work.seen.count("deadly") == ATTEMPTS + 1 and work.seen.count("a") == 1
     assert not (tmp_path / "token.begun").exists()
 
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,30 @@ def torchrun(folder, *command):
     )
 
 
+def both(monkeypatch, *command):
+    """Exit codes of this process and of a second one, as `torchrun` starts them, and what that one said."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "none"}
+    other = subprocess.Popen(
+        [sys.executable, "-m", "bdg_fast.cli", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | shared | {"RANK": "1", "LOCAL_RANK": "1", "OMP_NUM_THREADS": "1"},
+    )
+    with other, monkeypatch.context() as patched:
+        for name, value in (shared | {"RANK": "0", "LOCAL_RANK": "0"}).items():
+            patched.setenv(name, value)
+        patched.setattr(
+            sys.modules["bdg_fast.jobs.shares"], "PATIENCE", timedelta(minutes=3)
+        )  # if the other could not begin
+        code = main(command)
+        told = other.communicate()[0]
+    return code, other.returncode, told
+
+
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -35,17 +61,31 @@ def photos(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_two_processes_give_the_file_of_one_and_all_end_together(photos):
+def test_two_processes_give_the_file_of_one_and_all_end_together(photos, monkeypatch, capsys):
     Path("3.png").write_bytes(b"no picture")
     command = ["glcm", "--manifest", "files.csv", "--output"]
     assert main([*command, "one.csv"]) == 1
-    done = torchrun(photos, "-m", "bdg_fast.cli", *command, "two.csv")
-    assert done.returncode == 1, done.stderr
-    assert done.stderr.count("not read: 3.png") == 1 and done.stdout.count("5 of 6 images") == 2
+    capsys.readouterr()
+    *codes, other = both(monkeypatch, *command, "two.csv")
+    told = capsys.readouterr()
+    assert codes == [1, 1], other
+    assert told.err.count("not read: 3.png") == 1 and told.out.count("5 of 6 images") == 2 and not other
     assert Path("two.csv").read_bytes() == Path("one.csv").read_bytes()
     summary = json.loads(Path("two.csv.manifest.json").read_text())["summary"]
     assert (summary["runner"], summary["workers"], summary["done"]) == ("torchrun", 2, 5)
     assert {name: each["images"] for name, each in summary["by_worker"].items()} == {"rank-0": 3, "rank-1": 2}
+
+
+def test_a_share_of_fingerprints_with_failures_ends_with_the_others(photos, monkeypatch, capsys):
+    for name in NAMES:
+        Image.new("RGB", (32, 32)).save(name)
+    Path("0.png").write_bytes(b"no picture")  # of the first share
+    command = ["fingerprints", *NAMES, "--per-part", "1", "--output"]
+    assert main([*command, "one"]) == 1
+    *codes, other = both(monkeypatch, *command, "two")
+    assert codes == [1, 1], other
+    assert "not read: 0.png" in capsys.readouterr().err and "3 images of share 1/2" in other and "0.png" not in other
+    assert Path("two/_manifest.json").read_bytes() == Path("one/_manifest.json").read_bytes()
 
 
 def test_a_process_that_dies_fails_the_run_and_the_next_does_what_is_missing(photos, capsys):

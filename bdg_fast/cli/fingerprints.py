@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,9 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the table, and name the images that failed."""
+    import torch.distributed as dist
+
+    from bdg_fast.jobs.shares import Shares, shares
     from bdg_fast.table import Settings, build
 
     parquet = arguments.output.suffix.lower() == ".parquet"
@@ -73,22 +77,24 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--index needs --project or --analyse, got {arguments.index}")
     shard = arguments.shard or (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     failures = Failures()
-    with tqdm(desc="fingerprints", unit="image", disable=not sys.stderr.isatty()) as bar:
-        built = build(
-            arguments.inputs,
-            arguments.output,
-            settings,
-            shard=shard,
-            index=arguments.index,
-            force=arguments.force,
-            progress=bar.update,
-        )
-    failures.messages = built.failures
-    kept = f", {built.kept} of them from before" if built.kept else ""
-    share = "" if shard[1] == 1 else f" of share {shard[0]}/{shard[1]}"
-    state = "" if built.complete else "; the table is finished when all shares are"
-    print(f"{arguments.output}: {built.rows} images{share}{kept}{state}")
-    return failures.report()
+    launched = arguments.shard is None and dist.is_torchelastic_launched()
+    with shares() if launched else nullcontext(Shares()) as processes:
+        with tqdm(desc="fingerprints", unit="image", disable=not sys.stderr.isatty()) as bar:
+            built = build(
+                arguments.inputs,
+                arguments.output,
+                settings,
+                shard=shard,
+                index=arguments.index,
+                force=arguments.force,
+                progress=bar.update,
+            )
+        failures.messages = built.failures
+        kept = f", {built.kept} of them from before" if built.kept else ""
+        share = "" if shard[1] == 1 else f" of share {shard[0]}/{shard[1]}"
+        state = "" if built.complete else "; the table is finished when all shares are"
+        print(f"{arguments.output}: {built.rows} images{share}{kept}{state}")
+        return processes.worst(failures.report())  # torchrun ends all at the first exit code but 0
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from .common import Failures, writable
 from .glcm import SUFFIXES, matrices_of, settings_of, write_all
 from .manifests import run_job
 
+OPEN = 64
+"""Parts that are read from in turn."""
+
 
 def run(arguments: argparse.Namespace) -> int:
     """Compute, write, and name the files that failed."""
@@ -37,12 +41,19 @@ def run(arguments: argparse.Namespace) -> int:
     device = own_device(str(arguments.device))
     work = MatrixWork(settings, arguments.impl, device)
 
+    @lru_cache(None)
+    def rows(name: str) -> int:
+        try:
+            return int(_opened(base.parent / name).get_shape()[0])
+        except Exception:  # safetensors raises its own type; what is lost or damaged is made again
+            return 0
+
     def waiting(item: Item, line: Line | None) -> Item | None:
-        there = line is not None and line["status"] != "failed" and (base.parent / line["output"]).is_file()
-        return None if there and not arguments.force else item
+        there = line is not None and line["status"] != "failed" and line["row"] < rows(line["output"])
+        return None if there else item
 
     def finish(lines: Sequence[Line]) -> None:
-        done = list(_matrices(lines, base.parent))
+        done = list(_matrices([entry.path for entry in entries], lines, base.parent))
         if done:
             write_atomically(output, lambda file: write_all(file, done, settings))
             print(f"{output}: {len(done)} of {len(lines)} images")
@@ -50,20 +61,24 @@ def run(arguments: argparse.Namespace) -> int:
             if not matrix.any():
                 print(f"bdg-fast: no pixel pairs: {path}: {shape[2]} x {shape[1]} is too small", file=sys.stderr)
 
-    items = [Item(entry.id, str(entry.path), str(output), arguments.force) for entry in entries]
-    return run_job(arguments, "glcm", work, settings, items, base, waiting, finish, Failures())
+    items = [Item(entry.id, str(entry.path), str(output)) for entry in entries]
+    return run_job(arguments, "glcm", work, lambda: settings, items, base, waiting, finish, Failures())
 
 
-def _matrices(lines: Sequence[Line], folder: Path) -> Iterator[tuple[Path, list[int], Tensor]]:
-    """Files' names, shapes and matrices, in order; of parts, each is read once where images keep their order."""
-    from safetensors.torch import load_file
-
-    name, stack = "", torch.empty(0)
-    for line in lines:
+def _matrices(paths: Sequence[Path], lines: Sequence[Line], folder: Path) -> Iterator[tuple[Path, list[int], Tensor]]:
+    """Files' names, shapes and matrices, in order."""
+    opened = lru_cache(OPEN)(lambda name: _opened(folder / name))  # processes of torchrun take turns
+    for path, line in zip(paths, lines, strict=True):
         if line["status"] != "failed":
-            if line["output"] != name:
-                name, stack = line["output"], load_file(folder / line["output"])["matrices"]
-            yield Path(line["path"]), line["shape"], stack[line["row"]]
+            yield path, line["shape"], opened(line["output"])[line["row"]]
+
+
+def _opened(file: Path) -> Any:
+    """The matrices of a part, ``[images, levels, levels]``, which are read when they are indexed."""
+    from safetensors import safe_open
+
+    opened: Any = safe_open(file, "pt")
+    return opened.get_slice("matrices")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,10 @@ from bdg_fast.files import about
 from bdg_fast.jobs import Entry, Item, Line, failed, read_manifest
 from bdg_fast.jobs.shares import own_device
 from bdg_fast.jobs.work import Chunk
+from bdg_fast.latent.space import LATENT_FILE
 from bdg_fast.memory import keep_freed_memory
+from bdg_fast.models import SHIPPED
+from bdg_fast.models.checkpoints import WEIGHTS_FILE
 from bdg_fast.restorer import Restorer
 from bdg_fast.video import is_video
 
@@ -47,32 +50,68 @@ def run(arguments: argparse.Namespace) -> int:
     folder = arguments.output_dir
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--output-dir must be a folder, got {folder}")
-    jobs = {entry.id: Job(entry.path, folder / _output_of(entry)) for entry in read_manifest(arguments.manifest)}
-    check_targets(list(jobs.values()), folder, arguments.compare)
+    items = _items(arguments)
     options = options_of(arguments)
-    settings = {"checkpoint": arguments.checkpoint} | {name: options[name] for name in options if name != "device"}
+
+    def settings() -> dict[str, Any]:  # by its checkpoint a VAE is known
+        told = {name: value for name, value in options.items() if name not in ("device", "vae")}
+        return {"checkpoint": _identity(arguments.checkpoint)} | told
+
     options["device"] = own_device(options["device"])
-    checkpoint = arguments.checkpoint
-    if checkpoint is not None and Path(checkpoint).exists():  # Ray's workers have a working folder of their own
-        checkpoint = os.path.abspath(checkpoint)
-    work = RestoreWork(checkpoint, options, folder.absolute(), arguments.batch, arguments.compare, arguments.force)
+    checkpoint, options["vae"] = (_from_anywhere(path) for path in (arguments.checkpoint, options["vae"]))
+    work = RestoreWork(checkpoint, options, arguments.batch, arguments.compare, arguments.force)
 
     def waiting(item: Item, line: Line | None) -> Item | None:
-        job = jobs[item.id]
-        new = line is None or line["status"] == "failed"
-        if line is not None and not new and not _is(job.target, line):  # cut short, say
+        new = item.again or line is None or line["status"] == "failed"
+        if line is not None and not new and not _is(item.target, line):  # cut short, say
             return item._replace(again=True)
-        return item if arguments.force or new or (arguments.compare and not job.compared.exists()) else None
+        return item if arguments.force or new or (arguments.compare and not _job(item).compared.exists()) else None
 
     def finish(lines: Sequence[Line]) -> None:
         opaque = [line["output"] for line in lines if line.get("note") == OPAQUE]
         if opaque:
             print(f"bdg-fast: {OPAQUE} in {len(opaque)}, as {opaque[0]} has a format without", file=sys.stderr)
 
-    make_folders(list(jobs.values()))
-    items = [Item(name, str(job.source), str(job.target), arguments.force) for name, job in jobs.items()]
     failures = Failures("not restored")
-    return run_job(arguments, "restore", work, settings, items, folder / NAME, waiting, finish, failures)
+    whole = len(items)  # nothing is tried again together, and reading and writing never pause
+    return run_job(arguments, "restore", work, settings, items, folder / NAME, waiting, finish, failures, whole)
+
+
+def _items(arguments: argparse.Namespace) -> list[Item]:
+    """Of the manifest, once nothing can be said against their targets, whose folders are made."""
+    folder, entries = arguments.output_dir, read_manifest(arguments.manifest)
+    outputs = [_output_of(entry) for entry in entries]
+    jobs = [Job(entry.path, folder / path) for entry, path in zip(entries, outputs, strict=True)]
+    check_targets(jobs, folder, arguments.compare)
+    make_folders(jobs)
+    return [  # texts take a third of what paths do
+        Item(entry.id, str(job.source), str(job.target), arguments.force, output=path.as_posix())
+        for entry, job, path in zip(entries, jobs, outputs, strict=True)
+    ]
+
+
+def _job(item: Item) -> Job:
+    return Job(Path(item.path), Path(item.target))
+
+
+def _identity(checkpoint: str | None) -> str:
+    """The SHA-256 of its files; a name on the hub stands for itself."""
+    path = SHIPPED if checkpoint is None else Path(checkpoint)
+    folder, weights = (path, path / WEIGHTS_FILE) if path.is_dir() else (path.parent, path)
+    if not weights.is_file():
+        return str(checkpoint)
+    found = hashlib.sha256()
+    for file in (weights, folder / LATENT_FILE):
+        if file.is_file():
+            with open(file, "rb") as opened:
+                while block := opened.read(1 << 20):
+                    found.update(block)
+    return found.hexdigest()
+
+
+def _from_anywhere(path: str | None) -> str | None:
+    """Ray's workers have a working folder of their own."""
+    return os.path.abspath(path) if path is not None and Path(path).exists() else path
 
 
 def _output_of(entry: Entry) -> Path:
@@ -87,14 +126,16 @@ def _output_of(entry: Entry) -> Path:
             path = Path(path.name)
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"output must be a path below --output-dir, got {entry.output!r} of {entry.id!r}")
+    if path.parts and path.parts[0].lower().startswith(f"{NAME}."):
+        raise ValueError(f"output of {entry.id!r} must not be where the job is recorded, got {path}")
     if is_video(entry.path) or path.suffix.lower() not in EXTENSIONS:
         raise ValueError(f"output of {entry.id!r} must tell a format by {', '.join(EXTENSIONS)}, got {path}")
     return path
 
 
-def _is(target: Path, line: Line) -> bool:
+def _is(target: str, line: Line) -> bool:
     """Whether a result is there as it was written."""
-    return target.is_file() and target.stat().st_size == line["bytes"]
+    return os.path.isfile(target) and os.path.getsize(target) == line["bytes"]
 
 
 @dataclass(frozen=True)
@@ -103,7 +144,6 @@ class RestoreWork:
 
     Attributes:
         checkpoint, options: of :meth:`Restorer.from_pretrained`.
-        folder: of results.
         batch: most pictures of one size evaluated together.
         compare: whether comparisons are written.
         force: whether those that exist are written again.
@@ -111,7 +151,6 @@ class RestoreWork:
 
     checkpoint: str | None
     options: dict[str, Any]
-    folder: Path
     batch: int
     compare: bool
     force: bool
@@ -124,7 +163,7 @@ class RestoreWork:
         writers = ThreadPoolExecutor(count)
 
         def chunk(items: Sequence[Item], parts: Path) -> Iterator[Line]:
-            there = [item for item in items if not item.again and Path(item.target).exists()]
+            there = [item for item in items if not item.again and os.path.exists(item.target)]
             known = {item.id for item in there}
             waiting = [item for item in items if item.id not in known]
             for item in there:
@@ -150,14 +189,14 @@ class RestoreWork:
             return failed(item, f"{item.target}: not written: {error}")
 
     def _written(self, item: Item, image: Any) -> Line:
-        job = Job(Path(item.path), Path(item.target))
-        compare = self.compare and (self.force or not job.compared.exists())
+        job = _job(item)
+        compare = self.compare and (self.force or item.again or not job.compared.exists())
         note = {"note": OPAQUE} if job.target.suffix.lower() in WITHOUT_ALPHA and has_alpha(image) else {}
         write_picture(job, image, compare)
         return self._line(item, "done") | note
 
     def _found(self, item: Item) -> Line:
-        job = Job(Path(item.path), Path(item.target))
+        job = _job(item)
         if self.compare and not job.compared.exists():
             write_comparison(job)
         return self._line(item, "found")
@@ -166,7 +205,7 @@ class RestoreWork:
         content = Path(item.target).read_bytes()
         return {
             "id": item.id,
-            "output": Path(os.path.relpath(item.target, self.folder)).as_posix(),
+            "output": item.output,
             "status": status,
             "bytes": len(content),
             "sha256": hashlib.sha256(content).hexdigest(),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from os.path import abspath
+from os.path import abspath, join, normpath, relpath
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +101,13 @@ def run_job(
     arguments: argparse.Namespace,
     command: str,
     work: Work,
-    settings: Mapping[str, Any],
+    settings: Callable[[], Mapping[str, Any]],
     items: Sequence[Item],
     base: Path,
     waiting: Callable[[Item, Line | None], Item | None],
     finish: Callable[[Sequence[Line]], None],
     failures: Failures,
+    chunk: int | None = None,
 ) -> int:
     """Work through a manifest's images: in this process, in those of `torchrun`, or on Ray's workers.
 
@@ -113,22 +115,29 @@ def run_job(
         arguments: of the command.
         command: its name.
         work: what is done.
-        settings: that results depend on.
-        items: its images.
+        settings: tells what results depend on.
+        items: its images; what their lines tell of them is filled in here.
         base: of the output manifest.
         waiting: of an item and its last line (None: it has none) makes what is to be done, or None.
-        finish: makes what is made of all lines.
+        finish: makes what is made of all lines, in the order of the images.
         failures: takes what failed.
+        chunk: most images of a call of the work, where Ray is not used; default: as ``arguments`` say.
     """
     if arguments.ray is not None:
         require_ray()
     record = Record(base)
-    with shares() as share:
+    items = _sourced(items, base.parent)
+    with contextlib.ExitStack() as leaving:
+        share = leaving.enter_context(shares())
         if share.first:
-            record.begin(command, settings, arguments.force)
+            leaving.enter_context(record.claimed())
+            pending = {item.id: _pending(item) for item in items if item.output} if arguments.force else {}
+            record.begin(command, settings(), arguments.force, pending)
         share.wait()
         begin, known = time.monotonic(), record.lines()
-        todo = [found for item in items if (found := waiting(item, known.get(item.id))) is not None]
+        owners = {line["output"]: name for name, line in known.items() if "output" in line}
+        last = (_last(item, known.get(item.id), owners, base.parent) for item in items)
+        todo = [found for item, line in last if (found := waiting(item, line)) is not None]
         names = {item.id for item in todo}
         kept = {item.id: known[item.id] for item in items if item.id not in names and item.id in known}
         if kept and share.first:
@@ -156,12 +165,12 @@ def run_job(
                     progress=progress,
                 )
         else:
-            run_here(work, mine, record.parts, arguments.chunk, name, progress)
+            run_here(work, mine, record.parts, chunk or arguments.chunk, name, progress)
         bar.close()
         share.wait()
         code = 0
         if share.first:
-            lines = record.join(kept, {item.id: item.path for item in items})
+            lines = record.join(kept, {item.id: item.source for item in items})
             runner = "ray" if arguments.ray is not None else "torchrun" if share.world > 1 else "local"
             summary = summary_of(lines, kept, time.monotonic() - begin, workers, runner)
             finish(lines)
@@ -170,6 +179,33 @@ def run_job(
             code = failures.report()
             print(_told(record.table, summary))
         return share.told(code)
+
+
+def _sourced(items: Sequence[Item], folder: Path) -> list[Item]:
+    """With their files as they are called from the folder, unless they are absolute."""
+    here = relpath(os.curdir, folder)
+    return [item._replace(source=normpath(join(here, item.path))) for item in items]
+
+
+def _pending(item: Item) -> Line:
+    told = {"id": item.id, "path": item.source, "output": item.output}
+    return told | {"status": "failed", "error": f"{item.path}: not reached", "again": True}
+
+
+def _last(item: Item, line: Line | None, owners: Mapping[str, str], folder: Path) -> tuple[Item, Line | None]:
+    """An item and the last line of the same file and target; what is there is replaced where it is of others."""
+    if line is not None and line["status"] == "failed" and "again" not in line:
+        line = None  # it has made nothing
+    called = item.source if line is None else line.get("path", "")
+    if called != item.source and abspath(join(folder, called)) != abspath(item.path):
+        return item._replace(again=True), None
+    if item.output and owners.get(item.output, item.id) != item.id:
+        return item._replace(again=True), None
+    if line is not None and "again" in line:
+        return item._replace(again=True), line
+    if line is not None and item.output and line.get("output", item.output) != item.output:
+        return item, None
+    return item, line
 
 
 def _told(table: Path, summary: Mapping[str, Any]) -> str:

@@ -220,15 +220,15 @@ def plan(inputs: list[str], out: str, compare: bool = False) -> list[Job]:
 def check_targets(jobs: list[Job], output: Path, compare: bool) -> None:
     """As :func:`plan`."""
     formats = (*EXTENSIONS, *CONTAINERS)
-    sources = {job.source.resolve() for job in jobs}
-    targets: dict[Path, Path] = {}
+    sources = {os.path.realpath(job.source) for job in jobs}
+    targets: dict[str, Path] = {}
     for job in jobs:
         known = CONTAINERS if is_video(job.source) else formats
         if job.target.suffix.lower() not in known:
             told = "end in / to be a folder, or " if job.target == output else ""
             raise ValueError(f"OUT must {told}tell a format by {', '.join(known)}, got {job.target}")
         for path in (job.target, job.compared) if compare and not job.moves else (job.target,):
-            target = path.resolve()
+            target = os.path.realpath(path)
             if target in sources:
                 raise ValueError(f"OUT must not replace an input: {path}")
             if target in targets:

@@ -59,6 +59,8 @@ def _entry(manifest: Path, place: str, row: dict[str, Any]) -> Entry:
             value = str(value)
         if value is not None and not isinstance(value, str):
             raise ValueError(f"{manifest}, {place}: {name} must be a text, got {value!r}")
+        if value and "\0" in value:  # no file can be called so
+            raise ValueError(f"{manifest}, {place}: {name} must have no zero byte, got {value!r}")
         found[name] = value or None
     path = found["path"]
     if path is None:
@@ -81,8 +83,11 @@ def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     reader = csv.DictReader(_text_of(path))
-    _known(path, reader.fieldnames or ())
-    yield from ((f"line {reader.line_num}", row) for row in reader)
+    try:
+        _known(path, reader.fieldnames or ())
+        yield from ((f"line {reader.line_num}", row) for row in reader)
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num + 1}: is no CSV: {error}") from None
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -94,10 +99,10 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         file = pyarrow.parquet.ParquetFile(path)
         _known(path, file.schema_arrow.names)
         columns = [name for name in COLUMNS if name in file.schema_arrow.names]
-        rows = [row for batch in file.iter_batches(columns=columns) for row in batch.to_pylist()]
-    except pyarrow.ArrowException as error:
+        rows = (row for batch in file.iter_batches(columns=columns) for row in batch.to_pylist())
+        yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
+    except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path} is no Parquet file, or damaged: {error}") from error
-    yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
 
 
 def _known(path: Path, names: Iterable[str]) -> None:

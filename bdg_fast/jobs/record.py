@@ -6,18 +6,23 @@ meanwhile. Whatever is interrupted, the next command goes on from both.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bdg_fast.files import write_atomically
+from bdg_fast.files import held, write_atomically
 
 Line = dict[str, Any]
-"""Of an image: ``id``, ``path``, ``output`` (from the manifest's folder), ``status`` (``done``, ``found`` there,
-``failed``), ``bytes``, ``sha256``, ``seconds``, ``worker``, ``error``."""
+"""Of an image: ``id``, ``path``, ``output`` (both from the manifest's folder), ``status`` (``done``, ``found`` there,
+``failed``), ``bytes``, ``sha256``, ``seconds``, ``worker``, ``error``; ``again`` of what failed: a result is replaced.
+"""
 VERSION = 1
+LOADED = "loaded"
+"""A file of parts: there were workers that could begin."""
 BEST = {"failed": 0, "found": 1, "done": 2}
 """Which line counts where a worker died and another tried again."""
 
@@ -35,23 +40,42 @@ class Record:
         self.state = base.with_name(f"{base.name}.json")
         self.parts = base.with_name(f"{base.name}.parts")
 
-    def begin(self, command: str, settings: Mapping[str, Any], force: bool) -> None:
-        """Claim it; join what an interrupted job left.
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Have it for one job, where files can be locked.
 
         Raises:
-            ValueError: it is of other settings or of another program, unless ``force`` is given.
+            ValueError: another job is at it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        with held(self.folder / f".{self.table.name}.lock") as mine:
+            if not mine:
+                raise ValueError(f"another job is at {self.table}: an output takes one at a time")
+            yield
+
+    def begin(self, command: str, settings: Mapping[str, Any], force: bool, pending: dict[str, Line]) -> None:
+        """Make it this job's; join what an interrupted one left.
+
+        Args:
+            command, settings: what results depend on.
+            force: whatever it is of; results that are there count for nothing, until they are made again.
+            pending: lines of images whose results may be there, by id, for ``force``.
+
+        Raises:
+            ValueError: it has results of other settings or of another program, unless ``force`` is given.
+        """
         content = {"version": VERSION, "command": command, "settings": json.loads(json.dumps(settings))}
         if self.state.is_file() and not force:
             self._compare(content)
         elif not force and (self.table.exists() or self.parts.exists()):
             raise ValueError(f"{self.state} is missing beside {self.table} or {self.parts}; --force makes them anew")
         self.parts.mkdir(exist_ok=True)
-        lines = {} if force else self.lines()
+        lines = self.lines()
+        if force:
+            lines = {name: old for name, line in lines.items() if (old := self._outdated(line)) is not None} | pending
         self._write(lines.values())
         for path in self.parts.iterdir():
-            if path.suffix in (".jsonl", ".begun") or path.name == "loaded" or force:
+            if path.suffix in (".jsonl", ".begun") or path.name == LOADED or force:
                 path.unlink()
         _write_json(self.state, content | {"summary": None})
 
@@ -65,27 +89,40 @@ class Record:
             ) from None
         if (version, command) != (content["version"], content["command"]):
             raise ValueError(f"{self.state} is of {command!r}, version {version}; --force makes it anew")
-        if settings != content["settings"]:
+        if settings != content["settings"] and self._has_results():
             names = [name for name, value in content["settings"].items() if settings.get(name) != value]
             told = ", ".join(f"{name} {settings.get(name)!r}" for name in names)
             raise ValueError(f"{self.state} has other settings ({told}); --force makes it anew")
 
+    def _has_results(self) -> bool:
+        known = self.lines().values()
+        return (self.parts / LOADED).exists() or any(x["status"] != "failed" or "again" in x for x in known)
+
+    def _outdated(self, line: Line) -> Line | None:
+        """What a line becomes whose result is of other settings; None if it keeps none, or its result is removed."""
+        if "again" in line:
+            return line
+        if line["status"] == "failed" or line["output"].startswith(f"{self.parts.name}/"):
+            return None
+        told = {name: line[name] for name in ("id", "path", "output") if name in line}
+        return told | {"status": "failed", "error": f"{line['output']}: from before --force", "again": True}
+
     def lines(self) -> dict[str, Line]:
         """By id, of the table and of parts that are not joined; of several the one that tells of success."""
-        return _best((self.table, *self._written()))
+        return _best((self.table, *_written(self.parts)))
 
     def join(self, kept: Mapping[str, Line], paths: Mapping[str, str]) -> list[Line]:
         """The lines of all images of a job, in order; the table then has them, and before them those of other jobs.
 
         Args:
             kept: of images that were done before.
-            paths: of all images by id.
+            paths: of all images by id, as lines tell them.
         """
         before = {line["id"]: line for line in _read(self.table) if line["id"] not in paths}
-        now, lines = _best(self._written()), []
+        now, lines = lines_below(self.parts), []
         for name, path in paths.items():
-            line = now.get(name) or kept.get(name) or {"status": "failed", "error": f"{path}: not reached"}
-            lines.append({"id": name, "path": path} | line)
+            line = now.get(name) or kept.get(name)
+            lines.append(line or {"id": name, "path": path, "status": "failed", "error": f"{path}: not reached"})
         self._write((*before.values(), *lines))
         return lines
 
@@ -99,9 +136,6 @@ class Record:
                 path.unlink(missing_ok=True)
         if not any(self.parts.iterdir()):
             self.parts.rmdir()
-
-    def _written(self) -> list[Path]:
-        return sorted(self.parts.glob("*.jsonl"))
 
     def _write(self, lines: Iterable[Line]) -> None:
         def write(file: Path) -> None:
@@ -152,10 +186,21 @@ def summary_of(
     }
 
 
-def _best(files: Iterable[Path]) -> dict[str, Line]:
+def lines_below(parts: Path, names: Container[str] | None = None) -> dict[str, Line]:
+    """By id, what workers have written: of all images, or of some."""
+    return _best(_written(parts), names)
+
+
+def _written(parts: Path) -> list[Path]:
+    return sorted(parts.glob("*.jsonl"))
+
+
+def _best(files: Iterable[Path], names: Container[str] | None = None) -> dict[str, Line]:
     best: dict[str, Line] = {}
     for file in files:
         for line in _read(file):
+            if names is not None and line["id"] not in names:
+                continue
             known = best.get(line["id"])
             if known is None or BEST[line["status"]] >= BEST[known["status"]]:
                 best[line["id"]] = line
@@ -166,14 +211,14 @@ def _read(path: Path) -> Iterator[Line]:
     """Its whole lines: the last one of a process that was killed may be none."""
     if not path.is_file():
         return
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", errors="replace") as file:
         for text in file:
             try:
                 line = json.loads(text)
             except ValueError:
                 continue
             if isinstance(line, dict) and isinstance(line.get("id"), str) and line.get("status") in BEST:
-                yield line
+                yield {sys.intern(name): value for name, value in line.items()}  # half of what lines take otherwise
 
 
 def _write_json(path: Path, content: Any) -> None:

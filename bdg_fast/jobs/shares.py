@@ -36,6 +36,13 @@ class Shares:
         if self.world > 1:
             dist.barrier()
 
+    def worst(self, code: int) -> int:
+        """The largest exit code, in every process, once all have come to theirs."""
+        found = torch.tensor(code)
+        if self.world > 1:
+            dist.all_reduce(found, dist.ReduceOp.MAX)
+        return int(found)
+
     def told(self, code: int) -> int:
         """The first one's exit code, in every process: `torchrun` ends all when one fails."""
         found = torch.tensor(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import socket
@@ -10,19 +11,28 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from .record import Line, line_text
+from .record import LOADED, Line, line_text, lines_below
 
 ATTEMPTS = 3
 """At a chunk, by workers that die; then its images are tried one by one, and those that it dies of are named."""
 
 
 class Item(NamedTuple):
-    """An image of a job: what it is called, its file, where its result goes, and whether one there is replaced."""
+    """An image of a job.
+
+    Fields:
+        id: what it is called.
+        path, target: its file, and where its result goes, as this process finds them.
+        again: whether a result that is there is replaced.
+        source, output: both as lines tell them; no ``output`` where results have no files of their own.
+    """
 
     id: str
     path: str
     target: str
-    again: bool
+    again: bool = False
+    source: str = ""
+    output: str = ""
 
 
 Chunk = Callable[[Sequence[Item], Path], Iterator[Line]]
@@ -72,26 +82,35 @@ class Worker:
         Raises:
             WorkerLost: all who tried died before they had begun. Others: of loading.
         """
-        begun, loaded = self.parts / f"{token}.begun", self.parts / "loaded"
+        begun, loaded = self.parts / f"{token}.begun", self.parts / LOADED
         tried = _count(begun)
         if tried >= ATTEMPTS and not loaded.exists():
             raise WorkerLost(f"a worker died {tried} times before it had begun (of memory?)")
         if tried >= ATTEMPTS + len(items):  # not of any image, then
-            yield from map(self._told, (failed(item, f"{item.path}: its worker died {tried} times") for item in items))
+            for item in items:
+                yield self._told(failed(item, f"{item.path}: its worker died {tried} times") | {"seconds": 0.0}, item)
             return
         _add(begun)
         if self._chunk is None:
             self._chunk = self.work.load()
             loaded.touch()
+        asked = {item.id: item for item in items}
+        if tried:  # by others, who have left lines
+            for line in lines_below(self.parts, asked).values():
+                if line["status"] != "failed":
+                    del asked[line["id"]]
+                    yield line
+        todo = list(asked.values())
         before = self.clock()
-        for line in self._chunk(items, self.parts) if tried < ATTEMPTS else self._alone(items, token, self._chunk):
+        for line in self._chunk(todo, self.parts) if tried < ATTEMPTS else self._alone(todo, token, self._chunk):
             now = self.clock()
-            yield self._told({"seconds": round(now - before, 4)} | line)
+            yield self._told({"seconds": round(now - before, 4)} | line, asked[line["id"]])
             before = self.clock()
         begun.unlink()
 
     def _alone(self, items: Sequence[Item], token: str, chunk: Chunk) -> Iterator[Line]:
-        for number, item in enumerate(items):
+        for item in items:
+            number = hashlib.sha256(item.id.encode("utf-8", "surrogatepass")).hexdigest()[:16]
             begun = self.parts / f"{token}-{number}.begun"
             if begun.exists():
                 yield failed(item, f"{item.path}: its worker died {ATTEMPTS + 1} times, at last of this image alone")
@@ -100,11 +119,17 @@ class Worker:
             yield from chunk([item], self.parts)
             begun.unlink()
 
-    def _told(self, line: Line) -> Line:
-        """The line with the worker's name, on disk."""
-        line = line | {"worker": self.name}
-        with open(self._lines, "a", encoding="utf-8") as file:
-            file.write(line_text(line))
+    def _told(self, line: Line, item: Item) -> Line:
+        """The line with its file and the worker's name, on disk."""
+        told: Line = {"id": item.id, "path": item.source}
+        line = told | line | {"worker": self.name}
+        if item.again and line["status"] == "failed":  # what is there is still none of its
+            line["again"] = True
+        try:
+            with open(self._lines, "a", encoding="utf-8") as file:
+                file.write(line_text(line))
+        except OSError as error:  # a full disk tells no name
+            raise OSError(f"{self._lines}: not written: {error}") from error
         return line
 
 
