@@ -10,7 +10,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +20,7 @@ from .bands import Keep, gathered, noise_rows, restored_rows, scaled
 from .graphs import CudaCapture, LoopGraphs
 from .latent import CODEC_TILE, LatentSpace, unbounded
 from .memory import free_memory, out_of_memory
-from .models import SHIPPED, Backbone, UNet
+from .models import Backbone, UNet, checkpoint_at
 from .models.checkpoints import load_backbone
 from .models.kinds import find_backbone
 from .models.native import NativeUNet
@@ -137,7 +136,7 @@ class Restorer:
         """Load a checkpoint (:func:`bdg_fast.models.checkpoints.load_backbone`) with the sampler it was made for.
 
         Args:
-            path: default: the small network that comes along (``bdg_fast/models/small``, with its card).
+            path: default: the small network that comes along (its card: `bdg_fast/models/small`), ``"small"`` by name.
             steps: network evaluations a picture; default: what the network was trained for, 3 for official ones.
             backbone: the class of a network that is not ours, or ``"package.module:Class"``, which is imported; code
                 that a checkpoint names is not.
@@ -149,7 +148,7 @@ class Restorer:
                 whose class must be given.
         """
         known = find_backbone(backbone) if isinstance(backbone, str) else backbone
-        path = SHIPPED if path is None else Path(path)
+        path = checkpoint_at(path)
         unet = load_backbone(path, known)
         if (latent := LatentSpace.from_checkpoint(path, vae)) is not None:
             options["latent"] = latent

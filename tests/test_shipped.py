@@ -10,7 +10,7 @@ import pytest
 from bdg_fast import Restorer
 from bdg_fast.data.images import as_unit_rgb, bundled_photographs, hazy_photograph, read_image
 from bdg_fast.evaluation.restoration import CLEAN, KINDS, SHARES, Score, means, score
-from bdg_fast.models import SHIPPED
+from bdg_fast.models import SHIPPED, checkpoint_at
 
 CARD = json.loads((Path(__file__).parent.parent / "benchmarks" / "results" / "card.json").read_text())
 
@@ -68,3 +68,11 @@ def test_a_photograph_hazy_as_it_was_taken_gains_contrast(restorer):
     after = restorer.restore(before[None])[0]
     assert after.std() > 1.05 * before.std()
     assert (after - before).abs().mean() < 0.15  # it is still that photograph
+
+
+def test_it_has_a_name(tmp_path, monkeypatch):
+    assert checkpoint_at(None) == checkpoint_at("small") == SHIPPED
+    assert checkpoint_at(tmp_path) == tmp_path
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small").mkdir()
+    assert checkpoint_at("small").resolve() == tmp_path / "small"  # what lies there comes first

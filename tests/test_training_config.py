@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_the_files_of_the_project_are_good_and_come_back(name):
     config = load_config(ROOT / "configs" / f"{name}.yaml")
     assert build(TrainConfig, as_dict(config)) == config
-    assert [*dict.fromkeys(stage.coefficients for stage in config.stages.values())] == list(STAGES)
+    trained = [stage.coefficients for stage in config.stages.values() if not stage.reads_only]
+    assert [*dict.fromkeys(trained)] == list(STAGES)
 
 
 @pytest.mark.parametrize("file", ["small.yaml", "small-again.yaml"])

@@ -41,6 +41,7 @@ from bdg_fast.evaluation.statistics import Summary, summarize
 from bdg_fast.evaluation.store import Store, identity
 from bdg_fast.files import write_atomically
 from bdg_fast.memory import keep_freed_memory
+from bdg_fast.models import checkpoint_at
 from bdg_fast.restorer import DTYPES, Restorer
 
 from .common import Failures
@@ -49,7 +50,7 @@ EXAMPLES = """examples:
   bdg-fast evaluate --protocol cdd11 --root data/CDD-11 --checkpoint model/ --output report/
   bdg-fast evaluate --input rainy/ --target clean/ --checkpoint A=old/ --checkpoint B=new/ --output report/
   bdg-fast evaluate --protocol diffuir-5 --root data/ --kinds rain haze --results PromptIR=theirs/ --output report/
-  bdg-fast evaluate --images photos/ --checkpoint model/ --metrics psnr ssim lpips     degrades clean photographs
+  bdg-fast evaluate --images photos/ --checkpoint small --metrics psnr ssim lpips      degrades clean photographs
 
 The degraded images themselves are always scored, as `input`. With --output the report (report.md, report.json,
 images.csv, means.csv, differences.csv, a picture of the best and worst cases of each comparison) is written there, and
@@ -86,7 +87,13 @@ def add_parser(subparsers: Any) -> None:
         "--limit", type=int, metavar="N", help="of at most N clean images of each test set, evenly over them"
     )
     what = parser.add_argument_group("what restores (any number)")
-    what.add_argument("--checkpoint", action="append", default=[], metavar="[NAME=]PATH", help="trained weights")
+    what.add_argument(
+        "--checkpoint",
+        action="append",
+        default=[],
+        metavar="[NAME=]PATH",
+        help="trained weights; small: those that come along",
+    )
     what.add_argument(
         "--results", action="append", default=[], metavar="[NAME=]DIR", help="results of others, as images"
     )
@@ -277,6 +284,7 @@ def _methods(arguments: argparse.Namespace) -> list[tuple[Method, str | None]]:
         keep_freed_memory()
     for text in arguments.checkpoint:
         name, path = _named(text)
+        path = str(checkpoint_at(path))
         if not Path(path).exists() and not re.fullmatch(r"[\w.-]+/[\w.-]+", path):  # as on the hub
             raise FileNotFoundError(f"--checkpoint must be a file or folder of weights, got {path}")
         open_ = partial(

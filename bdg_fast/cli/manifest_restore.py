@@ -20,7 +20,7 @@ from bdg_fast.jobs.shares import own_device
 from bdg_fast.jobs.work import Chunk
 from bdg_fast.latent.space import LATENT_FILE
 from bdg_fast.memory import keep_freed_memory
-from bdg_fast.models import SHIPPED
+from bdg_fast.models import checkpoint_at
 from bdg_fast.models.checkpoints import WEIGHTS_FILE
 from bdg_fast.restorer import Restorer
 from bdg_fast.video import is_video
@@ -96,7 +96,7 @@ def _job(item: Item) -> Job:
 
 def _identity(checkpoint: str | None) -> str:
     """The SHA-256 of its files; a name on the hub stands for itself."""
-    path = SHIPPED if checkpoint is None else Path(checkpoint)
+    path = checkpoint_at(checkpoint)
     folder, weights = (path, path / WEIGHTS_FILE) if path.is_dir() else (path.parent, path)
     if not weights.is_file():
         return str(checkpoint)

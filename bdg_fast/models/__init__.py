@@ -2,6 +2,7 @@
 fingerprints while they are trained.
 """
 
+import os
 from pathlib import Path
 
 from .backbone import Backbone, BackboneConfig, UNetOutput
@@ -13,6 +14,14 @@ from .unet import SIZES, UNet, UNetConfig
 
 SHIPPED = Path(__file__).with_name("small")
 """The checkpoint that comes along; its README.md is the model card."""
+
+
+def checkpoint_at(path: str | os.PathLike[str] | None) -> Path:
+    """Where a checkpoint is: :data:`SHIPPED` for None and for its name, ``"small"``, unless that is a file's too."""
+    if path is None or (str(path) == SHIPPED.name and not Path(path).exists()):
+        return SHIPPED
+    return Path(path)
+
 
 __all__ = [
     "SHIPPED",
@@ -30,4 +39,5 @@ __all__ = [
     "UNet",
     "UNetConfig",
     "UNetOutput",
+    "checkpoint_at",
 ]

@@ -32,6 +32,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> TrainConfig:
             value, by its dotted name.
     """
     path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file of settings at {str(path)!r}")
     text = path.read_text(encoding="utf-8")
     try:
         values = json.loads(text) if path.suffix == ".json" else _parsed(text, str(path))
