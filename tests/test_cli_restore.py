@@ -157,7 +157,7 @@ def test_a_single_file_to_a_folder_with_a_dot(photos, tmp_path, checkpoint):
 
 
 def test_without_a_checkpoint_it_is_the_one_that_comes_along(photos, tmp_path, checkpoint, monkeypatch):
-    monkeypatch.setattr("bdg_fast.restorer.SHIPPED", Path(checkpoint))
+    monkeypatch.setattr("bdg_fast.models.SHIPPED", Path(checkpoint))
     assert run(photos / "a.png", tmp_path / "shipped.png") == 0
     assert run(photos / "a.png", tmp_path / "named.png", "--checkpoint", checkpoint) == 0
     assert (tmp_path / "shipped.png").read_bytes() == (tmp_path / "named.png").read_bytes()

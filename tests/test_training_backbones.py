@@ -9,12 +9,12 @@ import torch
 
 from bdg_fast import Restorer
 from bdg_fast.models import DiffusersConfig, DiffusersUNet, ModuleConfig
-from bdg_fast.training import TrainConfig, Trainer, checkpoint, load_config
+from bdg_fast.training import TrainConfig, Trainer, load_config
 from bdg_fast.training.config_stage import Losses, Stage
 from bdg_fast.training.optim import Average
 from bdg_fast.training.settings import as_dict, build
 from bdg_fast.training.stages import Parts
-from training_setup import losses, on_two_ranks, pictures, same_runs, settings, two_ranks
+from training_setup import last, losses, on_two_ranks, pictures, same_runs, settings, two_ranks
 from user_network import DIFFUSERS, Informed, Plain, PlainConfig
 
 NETWORKS = {
@@ -42,12 +42,6 @@ def rank_main(rank, folder):
     for name in ("plain", "text"):
         for parallel in ("ddp", "fsdp"):
             run(folder / f"{name} {parallel}", name, parallel)
-
-
-def last(output):
-    found, problems = checkpoint.load(output / "checkpoints")
-    assert found is not None, problems
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -4,22 +4,16 @@ import pytest
 import torch
 
 from bdg_fast import UNet, UNetConfig
-from bdg_fast.training import TrainConfig, Trainer, checkpoint
+from bdg_fast.training import TrainConfig, Trainer
 from bdg_fast.training.settings import build
 from bdg_fast.training.stages import Parts
 from bdg_fast.training.validate import HeldOut, Scores
-from training_setup import losses, pictures, settings, trainer
+from training_setup import last, losses, pictures, settings, trainer
 
 CONDITIONAL = {"width": 16, "multipliers": [1], "condition": 8}
 READ = {"generation": 0, "reconstruction": 0, "bridging": 0, "negative": 0, "classification": 1}
 READING = {"reading": {"coefficients": "restoration", "steps": 2, "batch": 4, "crop": 16, "losses": READ}}
 NOTHING = Scores(1.0, 1.0, 1.0, None)
-
-
-def saved(output):
-    found, problems = checkpoint.load(output / "checkpoints")
-    assert found is not None, problems
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +29,7 @@ def test_a_run_begins_with_a_trained_network_s_weights(trained, tmp_path):
     expected = UNet.from_pretrained(trained).state_dict()
     run = trainer(tmp_path, init=str(trained), network=CONDITIONAL, stages={"lr": 1e-12})
     run.run(until=2)
-    for name, tensor in saved(tmp_path).network.items():
+    for name, tensor in last(tmp_path).network.items():
         assert torch.allclose(tensor, expected[name], atol=1e-7), name
 
 
@@ -64,7 +58,7 @@ def test_a_stage_of_classification_trains_the_encoder_alone(tmp_path, network, m
     run = build(TrainConfig, {**settings(tmp_path, network=network), "stages": READING})
     Trainer(run, source=pictures(), quiet=True).run()
     first = Parts(run, 3).state_dict()
-    changed = {name for name, tensor in saved(tmp_path).parts.items() if not torch.equal(tensor, first[name])}
+    changed = {name for name, tensor in last(tmp_path).parts.items() if not torch.equal(tensor, first[name])}
     encoder = "unet.condition.encoder." if "condition" in network else "encoder."
     assert any(name.startswith(encoder) for name in changed)
     assert all(name.startswith((encoder, "classifier.")) for name in changed)

@@ -48,6 +48,9 @@ class Perfect:
     def __call__(self, x_t, x_lq, time):
         return types.SimpleNamespace(residual=x_lq - self.clean, noise=None)
 
+    def told(self, x_lq):
+        """It is no conditional network."""
+
 
 def test_a_perfect_network_scores_as_one():
     batch = pictures().held_out(16)

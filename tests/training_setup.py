@@ -70,6 +70,13 @@ def losses(output, after=0):
     ]
 
 
+def last(output):
+    """The newest checkpoint of a run."""
+    found, problems = checkpoint.load(output / "checkpoints")
+    assert found is not None, problems
+    return found
+
+
 def same_runs(output, expected, rel=1e-5):
     """Logged numbers and last checkpoints of two runs are equal but for rounding."""
     one, other = losses(expected), losses(output)
