@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -13,6 +14,16 @@ def about(name: object, error: object) -> str:
     """What an error tells, with the name of what it happened to, unless it tells that itself."""
     told = str(error) or type(error).__name__
     return told if str(name) in told else f"{name}: {told}"
+
+
+def sha256_of(*paths: Path) -> str:
+    """SHA-256 of what files hold, one after the other; a piece of them is held at a time."""
+    found = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                found.update(block)
+    return found.hexdigest()
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -34,10 +45,14 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[bool]:
+def held(path: Path, *, wait: bool = False) -> Iterator[bool]:
     """Whether no other process holds the file ``path``, which is made, and removed at the end.
 
     A process that ends, however, lets go of it. Always true where there are no locks (Windows, some network drives).
+
+    Args:
+        path: in a folder that exists.
+        wait: until nobody else does.
     """
     try:
         import fcntl
@@ -48,7 +63,7 @@ def held(path: Path) -> Iterator[bool]:
         number = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             try:
-                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(number, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 yield False
                 return

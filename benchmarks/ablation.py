@@ -25,13 +25,11 @@ twice at once, on a machine of several cores, the commands share the work.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
 import hashlib
 import json
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -41,7 +39,7 @@ import torch
 from bdg_fast.backends import network_of
 from bdg_fast.data.datasets import folder_at
 from bdg_fast.data.images import bundled_photographs, list_images
-from bdg_fast.files import write_atomically
+from bdg_fast.files import held, sha256_of, write_atomically
 from bdg_fast.models import Fingerprint, UNet
 from bdg_fast.sampler import ResidualSampler
 from bdg_fast.training import TrainConfig, Trainer, checkpoint, load_config
@@ -125,7 +123,7 @@ def arm_config(
 
 def digests(files: Iterable[Path]) -> dict[str, Path]:
     """Files by the SHA-256 of what they hold."""
-    return {hashlib.sha256(file.read_bytes()).hexdigest(): file for file in files}
+    return {sha256_of(file): file for file in files}
 
 
 def described(known: Mapping[str, Path]) -> str:
@@ -143,19 +141,6 @@ def training_seconds(lines: Sequence[Mapping[str, Any]], config: TrainConfig) ->
             seconds[line["stage"]] = seconds.get(line["stage"], 0.0) + each * (line["step"] - last)
             last = line["step"]
     return seconds
-
-
-@contextlib.contextmanager
-def locked(path: Path, wait: bool) -> Iterator[bool]:
-    """Whether no other process holds the file ``path``; one that ends, however, lets go of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
 
 
 def trained_encoder(config: TrainConfig, unet: UNet) -> Represent | None:
@@ -283,8 +268,11 @@ class Ablation:
     def config(self, arm: str, seed: int) -> TrainConfig:
         """Of a run in a folder of its own."""
         given = self.arguments
-        output = self.out / f"{arm.replace(' ', '-')}-{seed}"
-        return arm_config(given.config, arm, seed, output, given.steps_scale, self.more)
+        return arm_config(given.config, arm, seed, self.folder(arm, seed), given.steps_scale, self.more)
+
+    def folder(self, arm: str, seed: int) -> Path:
+        """Of a run."""
+        return self.out / f"{arm.replace(' ', '-')}-{seed}"
 
     def run(self, stop: StopRequest) -> list[str]:
         """Train and measure what is not there yet, all arms of a seed before the next.
@@ -292,10 +280,11 @@ class Ablation:
         Returns:
             Runs whose results are not there, because other commands are at them, or because of ``stop``.
         """
+        self.out.mkdir(parents=True, exist_ok=True)
         missing = []
         for seed in range(self.arguments.seeds):
             for arm in self.arguments.arms:
-                with locked(self.out / f"{arm.replace(' ', '-')}-{seed}.lock", wait=False) as mine:
+                with held(Path(f"{self.folder(arm, seed)}.lock")) as mine:
                     self.read()
                     there = str(seed) in self.results["runs"].get(arm, {})
                     if not there and not (mine and not stop.asked and self.one(arm, seed, stop)):
@@ -326,7 +315,7 @@ class Ablation:
 
     def add(self, arm: str, seed: int, one: Mapping[str, Any]) -> None:
         """Write results, and a table of all that are there, each whole."""
-        with locked(self.out / "results.lock", wait=True):
+        with held(self.out / "results.lock", wait=True):
             self.read()
             runs = self.results["runs"]
             runs.setdefault(arm, {})[str(seed)] = one

@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 
 from bdg_fast.data.images import bundled_photographs
+from bdg_fast.files import held
 from bdg_fast.training.settings import as_dict, differences
 from benchmarks import ablation
-from benchmarks.ablation import ARMS, BASE, CONFIG, Ablation, arm_config, locked, main
+from benchmarks.ablation import ARMS, BASE, CONFIG, Ablation, arm_config, main
 from benchmarks.ablation_scores import middle, readout
 from benchmarks.ablation_table import spread
 
@@ -160,7 +161,7 @@ def test_two_commands_share_the_work(finished, monkeypatch, capsys):
         return True
 
     monkeypatch.setattr(Ablation, "one", run_by_another)
-    with locked(out / "base-1.lock", wait=False) as mine:
+    with held(out / "base-1.lock") as mine:
         assert mine and main([*command, "--seeds", "2"]) == 0
     assert trained == [("DiffUIR", 1), ("all times", 1)]
     assert capsys.readouterr().err.endswith("other commands are still at base, seed 1\n")

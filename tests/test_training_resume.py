@@ -20,13 +20,7 @@ KILLED = {"step:6": 4, "write:6": 2, "pointer:2": 3}
 """In the midst of a step, of a file, or between a checkpoint and its pointer: which one, and the step saved last."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As the processes that are killed: how sums are split depends on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bdg_fast.data.images import EXTENSIONS
-from bdg_fast.files import about
+from bdg_fast.files import about, sha256_of
 from bdg_fast.jobs import Entry, Item, Line, failed, read_manifest
 from bdg_fast.jobs.shares import own_device
 from bdg_fast.jobs.work import Chunk
@@ -100,13 +100,7 @@ def _identity(checkpoint: str | None) -> str:
     folder, weights = (path, path / WEIGHTS_FILE) if path.is_dir() else (path.parent, path)
     if not weights.is_file():
         return str(checkpoint)
-    found = hashlib.sha256()
-    for file in (weights, folder / LATENT_FILE):
-        if file.is_file():
-            with open(file, "rb") as opened:
-                while block := opened.read(1 << 20):
-                    found.update(block)
-    return found.hexdigest()
+    return sha256_of(*(file for file in (weights, folder / LATENT_FILE) if file.is_file()))
 
 
 def _from_anywhere(path: str | None) -> str | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+from ..files import sha256_of
 from ..models.checkpoints import CheckpointError
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "diffusion_pytorch_model.safetensors"
@@ -91,8 +91,4 @@ def load_vae(folder: Path) -> Any:
 
 def digest(folder: Path) -> str:
     """SHA-256 of a VAE's file of weights, by which a checkpoint knows its VAE again."""
-    found = hashlib.sha256()
-    with open(folder / WEIGHTS_FILE, "rb") as file:
-        while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
+    return sha256_of(folder / WEIGHTS_FILE)

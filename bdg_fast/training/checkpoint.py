@@ -14,7 +14,6 @@ goes on.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -26,6 +25,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..files import sha256_of
 from ..models import Backbone
 from ..models.checkpoints import CheckpointError, save_backbone
 
@@ -193,6 +193,4 @@ def _to_disk(path: Path) -> None:
 
 
 def _identity(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read())
-    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
