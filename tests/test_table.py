@@ -19,6 +19,7 @@ from bdg_fast.data.images import bundled_photographs, read_image
 from bdg_fast.data.shards import write_shards
 from bdg_fast.table import Describer, Settings, Table, build, duplicates, nearest
 from bdg_fast.table.parts import read_column
+from bdg_fast.table.search import Exact, Tree, index_of
 
 FORMATS = [
     "safetensors",
@@ -288,33 +289,38 @@ def test_search_finds_the_image_itself_first(photos, table, tmp_path, capsys):
     assert [line.split(",")[0] for line in output.read_text().splitlines()] == ["image", str(photo)]
 
 
+TREE = pytest.param("tree", marks=pytest.mark.skipif(not importlib.util.find_spec("scipy"), reason="needs scipy"))
+
+
+@pytest.mark.parametrize("backend", ["exact", TREE])
 @pytest.mark.parametrize("block", [3, 4096])
-def test_exact_distances_are_those_of_all_rows(table, block, monkeypatch):
+def test_exact_distances_are_those_of_all_rows(table, block, backend, monkeypatch):
     monkeypatch.setattr("bdg_fast.table.search.BLOCK", block)
     rows = torch.cat([*table.vectors()])
     queries = rows[:5] + 0.01
-    distances, found = nearest(table, queries, 100, backend="exact")
+    distances, found = nearest(table, queries, 100, backend=backend)
     expected = torch.cdist(queries.double(), rows.double()).sort(1)
     assert torch.equal(found, expected.indices)
     assert torch.allclose(distances, expected.values.float(), atol=1e-6)
-    itself, _ = nearest(table, rows, 1)
+    itself, _ = nearest(table, rows, 1, backend=backend)
     assert itself.max() < 1e-6
 
 
+@pytest.mark.parametrize("backend", ["exact", TREE])
 @pytest.mark.parametrize("block", [3, 4096])
-def test_pairs_are_those_below_the_threshold(table, block, monkeypatch, capsys):
+def test_pairs_are_those_below_the_threshold(table, block, backend, monkeypatch, capsys):
     monkeypatch.setattr("bdg_fast.table.search.BLOCK", block)
     rows = torch.cat([*table.vectors()]).double()
     distances = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
-    pairs = duplicates(table, 0.4, 10)
+    pairs = duplicates(table, 0.4, 10, backend=backend)
     assert {pair[1:] for pair in pairs} == {
         (a, b) for a in range(11) for b in range(a + 1, 11) if distances[a, b] <= 0.4
     }
     assert 5 < len(pairs) < 55
     assert pairs == sorted(pairs)
     assert all(pair.distance == pytest.approx(distances[pair[1:]].item(), abs=1e-6) for pair in pairs)
-    assert len(duplicates(table, 10.0, 1)) < 11  # a neighbour of each
-    assert main(["search", str(table.folder), "--duplicates", "--threshold", "0"]) == 0
+    assert len(duplicates(table, 10.0, 1, backend=backend)) < 11  # a neighbour of each
+    assert main(["search", str(table.folder), "--duplicates", "--threshold", "0", "--backend", backend]) == 0
     assert "nothing is that near" in capsys.readouterr().out
 
 
@@ -333,15 +339,39 @@ def test_bad_searches(table, words, told, capsys):
 
 
 def test_a_backend_or_format_without_its_package_says_what_to_install(photos, table, tmp_path, monkeypatch, capsys):
-    for name in ("faiss", "pyarrow", "pyarrow.parquet"):
+    for name in ("faiss", "scipy.spatial", "pyarrow", "pyarrow.parquet"):
         monkeypatch.setitem(sys.modules, name, None)
-    assert main(["search", str(table.folder), "--duplicates", "--backend", "faiss"]) == 2
-    assert "pip install 'bdg-fast[table]'" in capsys.readouterr().err
+    for backend in ("tree", "faiss"):
+        assert main(["search", str(table.folder), "--duplicates", "--backend", backend]) == 2
+        told = capsys.readouterr().err
+        assert f"backend '{backend}' needs" in told
+        assert "pip install 'bdg-fast[table]'" in told
     assert run(photos, "--output", tmp_path / "table.parquet") == 2
     assert "pip install 'bdg-fast[table]'" in capsys.readouterr().err
     assert not (tmp_path / "table.parquet").exists()
     monkeypatch.setattr("bdg_fast.table.search.EXACT", 0)
     assert duplicates(table, 0.5)  # auto goes on without
+
+
+@pytest.mark.parametrize("backend", ["exact", TREE])
+def test_images_that_are_the_same_are_pairs_at_distance_0(photos, tmp_path, backend):
+    photo = min(photos.glob("*.png"))
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(photo.read_bytes())
+    build([tmp_path], tmp_path / "table", Settings(project=True))
+    pairs = duplicates(Table(tmp_path / "table"), 0.0, backend=backend)
+    assert [pair[1:] for pair in pairs] == [(0, 1), (0, 2), (1, 2)]
+    assert {pair.distance for pair in pairs} == {0.0}
+
+
+def test_auto_takes_the_tree_for_many_pairs_of_projected_rows_alone(photos, table, tmp_path, monkeypatch):
+    pytest.importorskip("scipy")
+    monkeypatch.setattr("bdg_fast.table.search.TREE", 100)
+    build([photos], tmp_path / "table", Settings(project=True))
+    narrow = Table(tmp_path / "table")
+    assert isinstance(index_of(narrow, queries=11), Tree)
+    assert isinstance(index_of(narrow, queries=9), Exact)
+    assert isinstance(index_of(table, queries=11), Exact)
 
 
 def test_the_approximate_index_finds_what_is_nearest(tmp_path, photos, monkeypatch):

@@ -19,7 +19,7 @@ EXAMPLES = """examples:
   bdg-fast search table/ photo.jpg                    the 10 images whose fingerprints are nearest
   bdg-fast search table/ photos/ --top 3 --output near.csv
   bdg-fast search table/ --duplicates                 pairs that may show the same
-  bdg-fast search table/ --duplicates --threshold 0.03 --backend faiss   large tables (extra: table)
+  bdg-fast search table/ --duplicates --threshold 0.03 --backend tree   large tables of --project (extra: table)
 
 What is near is degraded alike, first of all: docs/howto/collections.md tells how often. Pairs are to be looked at.
 
@@ -47,9 +47,10 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--backend",
-        choices=("auto", "exact", "faiss"),
+        choices=("auto", "exact", "tree", "faiss"),
         default="auto",
-        help="faiss: an approximate index; auto (default) takes it for a billion comparisons and more, if installed",
+        help="tree: exact too, for tables of --project; faiss: an approximate index; auto (default) takes what is "
+        "installed, a tree from a hundred million comparisons on, faiss from a billion on",
     )
     parser.add_argument("--index", type=Path, metavar="FILE", help="the index that the table was made with")
     parser.add_argument("--output", type=Path, metavar="CSV", help="write a .csv file instead of printing")

@@ -1,19 +1,26 @@
-"""Nearest rows of a table: exactly, part by part, or by an approximate index that faiss builds in memory."""
+"""Nearest rows of a table: exactly, part by part or by a tree of scipy's; or by an approximate index of faiss's.
+
+A tree passes over most rows where they have few numbers, and less of them the smaller the distance that is asked for.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .table import Table
 
-BACKENDS = ("auto", "exact", "faiss")
+BACKENDS = ("auto", "exact", "tree", "faiss")
 EXACT = 1e9
-"""Pairs of rows up to which ``"auto"`` is exact: on one core 20 seconds for 33 coordinates, 8 minutes for 2048."""
+"""Pairs of rows up to which ``"auto"`` compares all: on one core 20 seconds for 33 coordinates, 8 minutes for 2048."""
+TREE = 1e8
+"""Pairs from which on ``"auto"`` takes a tree, if rows are projected."""
 BLOCK = 4096
 """Rows that are searched for at a time."""
 LINKS, EFFORT_BUILD, EFFORT = 32, 100, 128
@@ -23,10 +30,11 @@ LINKS, EFFORT_BUILD, EFFORT = 32, 100, 128
 class Index(Protocol):
     """What finds nearest rows."""
 
-    def search(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def search(self, queries: Tensor, count: int, within: float = math.inf) -> tuple[Tensor, Tensor]:
         """Distances float32 and numbers int64 of the nearest rows of ``queries [Q, D]``, ``[Q, count]``, ascending.
 
-        A row that was not found has distance infinity and number -1.
+        A row that was not found has distance infinity and number -1. Rows further away than ``within`` need not be
+        looked for.
         """
 
 
@@ -37,7 +45,7 @@ class Exact:
         self._table = table
 
     @torch.inference_mode()
-    def search(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def search(self, queries: Tensor, count: int, within: float = math.inf) -> tuple[Tensor, Tensor]:
         """As :meth:`Index.search`."""
         best = torch.full((len(queries), count), torch.inf, dtype=torch.float64)
         rows = torch.full((len(queries), count), -1)
@@ -53,8 +61,49 @@ class Exact:
 
 
 def _squares(one: Tensor, other: Tensor) -> Tensor:
-    """Squared distances of ``[Q, D]`` and ``[n, D]``, ``[Q, n]``."""
-    return (one.square().sum(1, keepdim=True) + other.square().sum(1) - 2 * one @ other.T).clamp_min(0)
+    """Squared distances of ``[Q, D]`` and ``[n, D]``, ``[Q, n]``; 0 where they are no more than the rounding."""
+    norms = one.square().sum(1, keepdim=True) + other.square().sum(1)
+    squares = norms - 2 * one @ other.T
+    return squares.masked_fill_(squares < 8 * torch.finfo(norms.dtype).eps * norms, 0)
+
+
+class Tree:
+    """A k-d tree (scipy) of all rows in memory, in float64: as exact as comparing with every row."""
+
+    def __init__(self, table: Table) -> None:
+        spatial = require_scipy()
+        rows: Any = None
+        begin = 0
+        for vectors in table.vectors():
+            if rows is None:
+                rows = np.empty((len(table), vectors.shape[1]))
+            rows[begin : begin + len(vectors)] = vectors.numpy()
+            begin += len(vectors)
+        self._tree = spatial.cKDTree(rows, copy_data=False)
+
+    def search(self, queries: Tensor, count: int, within: float = math.inf) -> tuple[Tensor, Tensor]:
+        """As :meth:`Index.search`."""
+        distances, rows = self._tree.query(
+            queries.double().numpy(),
+            k=range(1, count + 1),  # as a number, 1 would give no second dimension
+            distance_upper_bound=within * (1 + 1e-6) + 1e-30,  # itself not within, and squared it is 0 no more
+            workers=torch.get_num_threads(),
+        )
+        found = torch.from_numpy(distances).float()
+        return found, torch.from_numpy(rows).masked_fill_(found.isinf(), -1)
+
+
+def require_scipy() -> Any:
+    """The module that has the tree.
+
+    Raises:
+        ImportError: says how to install it.
+    """
+    try:
+        import scipy.spatial  # optional
+    except ImportError as error:
+        raise ImportError("backend 'tree' needs scipy: pip install 'bdg-fast[table]'") from error
+    return scipy.spatial
 
 
 class Faiss:
@@ -74,7 +123,7 @@ class Faiss:
                 self._index.hnsw.efConstruction = EFFORT_BUILD
             self._index.add(vectors.contiguous().numpy())
 
-    def search(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def search(self, queries: Tensor, count: int, within: float = math.inf) -> tuple[Tensor, Tensor]:
         """As :meth:`Index.search`."""
         self._index.hnsw.efSearch = max(EFFORT, count)
         squares, rows = self._index.search(queries.float().contiguous().numpy(), count)
@@ -101,18 +150,27 @@ def index_of(table: Table, backend: str = "auto", queries: int = 1) -> Index:
 
     Args:
         table: with a row at least.
-        backend: ``"exact"``, ``"faiss"`` (approximate), or ``"auto"``: exact up to `EXACT` pairs, and without faiss.
+        backend: ``"exact"`` (every row is compared), ``"tree"`` (exact too), ``"faiss"`` (approximate), or ``"auto"``:
+            a tree from `TREE` pairs on of projected rows, faiss from `EXACT` pairs on of others, where those are
+            installed.
         queries: how many rows are going to be searched for.
 
     Raises:
-        ValueError: another backend, or an empty table. ImportError: faiss was asked for and is not there.
+        ValueError: another backend, or an empty table. ImportError: what was asked for needs a package that is not
+            there.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if not len(table):
         raise ValueError(f"{table.folder} has no rows")
-    large = len(table) * queries > EXACT and importlib.util.find_spec("faiss") is not None
-    return Faiss(table) if backend == "faiss" or (backend == "auto" and large) else Exact(table)
+    if backend == "auto":
+        pairs = len(table) * queries
+        if pairs > TREE and table.settings.project and importlib.util.find_spec("scipy") is not None:
+            backend = "tree"
+        elif pairs > EXACT and importlib.util.find_spec("faiss") is not None:
+            backend = "faiss"
+    kinds: dict[str, type[Tree | Faiss]] = {"tree": Tree, "faiss": Faiss}
+    return kinds.get(backend, Exact)(table)
 
 
 def nearest(table: Table, queries: Tensor, count: int = 10, *, backend: str = "auto") -> tuple[Tensor, Tensor]:
@@ -160,17 +218,21 @@ def duplicates(table: Table, threshold: float, count: int = 10, *, backend: str 
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
     index = index_of(table, backend, len(table))
-    found: dict[tuple[int, int], float] = {}
+    # arrays, not tuples: of a million rows there may be millions of pairs
+    pairs, distances = [torch.empty(0, 2, dtype=torch.int64)], [torch.empty(0)]
     begin = 0
     for queries in _blocks(table):
-        distances, rows = index.search(queries, min(count + 1, len(table)))  # one of them is the row itself
-        own = torch.arange(begin, begin + len(queries))[:, None]
-        near = (distances <= threshold) & (rows >= 0) & (rows != own)
-        low, high = torch.minimum(rows, own)[near].tolist(), torch.maximum(rows, own)[near].tolist()
-        for first, second, distance in zip(low, high, distances[near].tolist(), strict=True):
-            found[first, second] = min(distance, found.get((first, second), distance))
+        near, rows = index.search(queries, min(count + 1, len(table)), threshold)  # one of them is the row itself
+        own = torch.arange(begin, begin + len(queries))[:, None].expand_as(rows)
+        chosen = (near <= threshold) & (rows >= 0) & (rows != own)
+        pairs.append(torch.stack([torch.minimum(rows, own)[chosen], torch.maximum(rows, own)[chosen]], 1))
+        distances.append(near[chosen])
         begin += len(queries)
-    return sorted(Pair(distance, *pair) for pair, distance in found.items())
+    found, which = torch.cat(pairs).unique(dim=0, return_inverse=True)
+    # seen from either side a distance may differ in the last bit
+    least = torch.full((len(found),), torch.inf).scatter_reduce(0, which, torch.cat(distances), "amin")
+    order = least.argsort(stable=True)
+    return [Pair(distance, *pair) for distance, pair in zip(least[order].tolist(), found[order].tolist(), strict=True)]
 
 
 def _blocks(table: Table) -> Iterator[Tensor]:
