@@ -43,9 +43,7 @@ def both(monkeypatch, *command):
     with other, monkeypatch.context() as patched:
         for name, value in (shared | {"RANK": "0", "LOCAL_RANK": "0"}).items():
             patched.setenv(name, value)
-        patched.setattr(
-            sys.modules["bdg_fast.jobs.shares"], "PATIENCE", timedelta(minutes=3)
-        )  # if the other could not begin
+        patched.setattr("bdg_fast.ranks.PATIENCE", timedelta(minutes=3))  # if the other could not begin
         code = main(command)
         told = other.communicate()[0]
     return code, other.returncode, told

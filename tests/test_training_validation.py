@@ -10,8 +10,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from bdg_fast import ResidualSampler, UNet
 from bdg_fast.metrics import psnr, ssim
+from bdg_fast.ranks import Ranks
 from bdg_fast.training import Trainer, checkpoint
-from bdg_fast.training.ranks import Ranks
 from bdg_fast.training.validate import HeldOut
 from training_setup import config, losses, pictures, trainer
 

@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Make the table, and name the images that failed."""
     import torch.distributed as dist
 
-    from bdg_fast.jobs.shares import Shares, shares
+    from bdg_fast.ranks import Ranks, shares
     from bdg_fast.table import Settings, build
 
     parquet = arguments.output.suffix.lower() == ".parquet"
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     shard = arguments.shard or (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     failures = Failures()
     launched = arguments.shard is None and dist.is_torchelastic_launched()
-    with shares() if launched else nullcontext(Shares()) as processes:
+    with shares() if launched else nullcontext(Ranks()) as processes:
         with tqdm(desc="fingerprints", unit="image", disable=not sys.stderr.isatty()) as bar:
             built = build(
                 arguments.inputs,
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
         share = "" if shard[1] == 1 else f" of share {shard[0]}/{shard[1]}"
         state = "" if built.complete else "; the table is finished when all shares are"
         print(f"{arguments.output}: {built.rows} images{share}{kept}{state}")
-        return processes.worst(failures.report())  # torchrun ends all at the first exit code but 0
+        return int(max(processes.collected(failures.report())))  # torchrun ends all at the first exit code but 0
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -19,8 +19,8 @@ from torch import Tensor
 from bdg_fast.data.images import ImageReadError, read_image
 from bdg_fast.files import write_atomically
 from bdg_fast.jobs import Item, Line, failed, read_manifest
-from bdg_fast.jobs.shares import own_device
 from bdg_fast.jobs.work import Chunk
+from bdg_fast.ranks import own_device
 
 from .common import Failures, writable
 from .glcm import SUFFIXES, matrices_of, settings_of, write_all

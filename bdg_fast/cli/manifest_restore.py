@@ -16,12 +16,12 @@ from typing import Any
 from bdg_fast.data.images import EXTENSIONS
 from bdg_fast.files import about, sha256_of
 from bdg_fast.jobs import Entry, Item, Line, failed, read_manifest
-from bdg_fast.jobs.shares import own_device
 from bdg_fast.jobs.work import Chunk
 from bdg_fast.latent.space import LATENT_FILE
 from bdg_fast.memory import keep_freed_memory
 from bdg_fast.models import checkpoint_at
 from bdg_fast.models.checkpoints import WEIGHTS_FILE
+from bdg_fast.ranks import own_device
 from bdg_fast.restorer import Restorer
 from bdg_fast.video import is_video
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bdg_fast.jobs import Item, Line, Record, Work, run_here, shares, summary_of
+from bdg_fast.jobs import Item, Line, Record, Work, run_here, summary_of
 from bdg_fast.jobs.cluster import require_ray, run_on_ray
+from bdg_fast.ranks import shares
 
 from .common import Failures
 
@@ -178,7 +179,7 @@ def run_job(
             failures.messages += [line["error"] for line in lines if line["status"] == "failed"]
             code = failures.report()
             print(_told(record.table, summary))
-        return share.told(code)
+        return int(share.collected(code)[0])  # `torchrun` ends all when one fails
 
 
 def _sourced(items: Sequence[Item], folder: Path) -> list[Item]:

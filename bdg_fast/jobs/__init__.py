@@ -3,7 +3,6 @@
 from .here import run_here
 from .manifest import Entry, read_manifest
 from .record import Line, Record, summary_of
-from .shares import Shares, shares
 from .work import Item, Work, WorkerLost, failed
 
 __all__ = [
@@ -11,12 +10,10 @@ __all__ = [
     "Item",
     "Line",
     "Record",
-    "Shares",
     "Work",
     "WorkerLost",
     "failed",
     "read_manifest",
     "run_here",
-    "shares",
     "summary_of",
 ]

@@ -219,20 +219,21 @@ def duplicates(table: Table, threshold: float, count: int = 10, *, backend: str 
         raise ValueError(f"count must be at least 1, got {count}")
     index = index_of(table, backend, len(table))
     # arrays, not tuples: of a million rows there may be millions of pairs
-    pairs, distances = [torch.empty(0, 2, dtype=torch.int64)], [torch.empty(0)]
-    begin = 0
+    keys, distances = [torch.empty(0, dtype=torch.int64)], [torch.empty(0)]
+    total, begin = len(table), 0
     for queries in _blocks(table):
-        near, rows = index.search(queries, min(count + 1, len(table)), threshold)  # one of them is the row itself
+        near, rows = index.search(queries, min(count + 1, total), threshold)  # one of them is the row itself
         own = torch.arange(begin, begin + len(queries))[:, None].expand_as(rows)
         chosen = (near <= threshold) & (rows >= 0) & (rows != own)
-        pairs.append(torch.stack([torch.minimum(rows, own)[chosen], torch.maximum(rows, own)[chosen]], 1))
+        keys.append(torch.minimum(rows, own)[chosen] * total + torch.maximum(rows, own)[chosen])
         distances.append(near[chosen])
         begin += len(queries)
-    found, which = torch.cat(pairs).unique(dim=0, return_inverse=True)
-    # seen from either side a distance may differ in the last bit
-    least = torch.full((len(found),), torch.inf).scatter_reduce(0, which, torch.cat(distances), "amin")
-    order = least.argsort(stable=True)
-    return [Pair(distance, *pair) for distance, pair in zip(least[order].tolist(), found[order].tolist(), strict=True)]
+    found, which = np.unique(torch.cat(keys).numpy(), return_inverse=True)
+    least = np.full(len(found), np.inf, np.float32)
+    np.minimum.at(least, which, torch.cat(distances).numpy())  # seen from either side it may differ in the last bit
+    order = least.argsort(kind="stable")
+    firsts, seconds = (part[order].tolist() for part in np.divmod(found, total))
+    return [Pair(*pair) for pair in zip(least[order].tolist(), firsts, seconds, strict=True)]
 
 
 def _blocks(table: Table) -> Iterator[Tensor]:

@@ -20,8 +20,9 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from bdg_fast.ranks import Ranks
+
 from ..models import Backbone
-from .ranks import Ranks
 from .stages import Parts, StageModule
 
 KINDS = ("ddp", "fsdp")

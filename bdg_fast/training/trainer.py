@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bdg_fast.kernels.pixelwise import derived_seeds
+from bdg_fast.ranks import Ranks, ranks
 
 from ..backends import default_device
 from ..data.loader import Batch
@@ -31,7 +32,6 @@ from .log import RunLog
 from .optim import Average, learning_rate, load_moments, make_optimizer, moments
 from .parallel import Forward, Parallel, limit, whole_unet
 from .prefetch import prefetched
-from .ranks import Ranks, ranks
 from .settings import as_dict, completed, differences
 from .signals import SIGNALS, StopRequest
 from .stages import DEGRADATION, Parts, StageModule, step_seeds
@@ -182,7 +182,7 @@ class _Run:
         if self.ranks.first:
             self.folder.mkdir(parents=True, exist_ok=True)
             checkpoint.clean(self.root)
-        self.ranks.collected(None)  # nobody reads before that
+        self.ranks.wait()  # nobody reads before that
         saved, problems = checkpoint.load(self.root)
         found = self.ranks.collected(None if saved is None else saved.state["step"])
         if len(set(found)) > 1:  # machines need one folder that all of them see
@@ -238,7 +238,7 @@ class _Run:
             if self.log is not None:
                 self.log.close()
         if self.stop.agreed:  # launchers end all processes when one has left: not before everything is written
-            self.ranks.collected(None)
+            self.ranks.wait()
         counters = self.counters
         return Result(self.step, self.step == last, counters["skipped"], counters["best"])
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bdg_fast.kernels.pixelwise import derived_seeds, image_normals
+from bdg_fast.ranks import Ranks
 
 from ..backends import Told
 from ..data.loader import Batch
@@ -18,7 +19,6 @@ from ..models import Backbone
 from ..sampler import ResidualSampler
 from .data import degraded_pair
 from .latents import Latents
-from .ranks import Ranks
 
 TOGETHER = 4
 """Images restored at once."""

@@ -1,4 +1,4 @@
-"""The processes of one run: `torchrun`'s, or this one alone."""
+"""The processes of one command: `torchrun`'s, or this one alone."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+PATIENCE = timedelta(days=30)
+"""For the slowest process of a job: shares take as long as they take. One that dies is noticed by its connection."""
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -22,9 +27,9 @@ class Ranks:
         device: that it computes on.
     """
 
-    rank: int
-    world: int
-    device: torch.device
+    rank: int = 0
+    world: int = 1
+    device: torch.device = CPU
 
     @property
     def first(self) -> bool:
@@ -52,15 +57,20 @@ class Ranks:
         dist.all_gather_object(found, value)
         return found
 
+    def wait(self) -> None:
+        """For all others."""
+        self.collected(None)
+
 
 @contextlib.contextmanager
-def ranks(device: str) -> Iterator[Ranks]:
+def ranks(device: str, timeout: timedelta | None = None) -> Iterator[Ranks]:
     """Join the other processes, if `torchrun` started this one, and leave them at the end.
 
     A process group that is there already is used, and stays.
 
     Args:
         device: ``"cpu"``, ``"cuda"`` (with several processes on one machine, each takes its own), ``"cuda:1"``.
+        timeout: of a process that waits for others; None: as `torch.distributed` has it.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     own = world > 1 and not dist.is_initialized()
@@ -71,7 +81,7 @@ def ranks(device: str) -> Iterator[Ranks]:
             chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) if world > 1 else 0)
         torch.cuda.set_device(chosen)
     if own:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timeout)
     try:
         if dist.is_available() and dist.is_initialized():
             yield Ranks(dist.get_rank(), dist.get_world_size(), chosen)
@@ -80,3 +90,16 @@ def ranks(device: str) -> Iterator[Ranks]:
     finally:
         if own:
             dist.destroy_process_group()
+
+
+def shares() -> contextlib.AbstractContextManager[Ranks]:
+    """:func:`ranks` of a job, whose parts are done by one process each and which may take days."""
+    return ranks("cpu", PATIENCE)
+
+
+def own_device(device: str) -> str:
+    """The device of this process: its own GPU, where `torchrun` started several and GPUs are meant."""
+    chosen = device in ("auto", "cuda") and torch.cuda.is_available()
+    if not chosen or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return device
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
