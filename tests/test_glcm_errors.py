@@ -1,10 +1,13 @@
 """Bad input is refused with the argument's name, what came and what is allowed."""
 
+import warnings
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
-from bdg_fast import MASGLCM, glcm, glcm_offsets, mas_glcm
+from bdg_fast import MASGLCM, fingerprint, glcm, glcm_offsets, local_mas_glcm, mas_glcm
 
 IMAGES = torch.zeros(2, 3, 8, 9, dtype=torch.uint8)
 BAD_IMAGES = {
@@ -249,3 +252,28 @@ def test_unavailable_cpu_backend_on_a_gpu():
 def test_mask_on_another_device():
     with pytest.raises(ValueError, match="mask must be on the device of images, cuda:0, got cpu"):
         mas_glcm(IMAGES.cuda(), mask=torch.ones(2, 8, 9, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("compute", [mas_glcm, MASGLCM(), partial(local_mas_glcm, window=32), fingerprint])
+def test_floating_images_in_0_to_255_are_warned_of(compute, dtype):
+    images = torch.rand(1, 3, 64, 64).mul(255).to(dtype)
+    with pytest.warns(UserWarning, match=r"images reach 25\d.*far above value_range \(0, 1\)"):
+        compute(images)
+
+
+def test_values_a_little_outside_or_of_another_range_are_not_warned_of():
+    images = torch.rand(1, 1, 32, 32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mas_glcm(images * 2)
+        mas_glcm(images * 255, value_range=(0, 255))
+        mas_glcm(images * 255, check_finite=False)
+        mas_glcm(torch.full((1, 1, 8, 8), 255, dtype=torch.uint8))
+        mas_glcm(images[:0] * 255)
+
+
+def test_the_warning_names_the_line_of_the_caller():
+    with pytest.warns(UserWarning, match="images reach") as found:
+        mas_glcm(torch.full((1, 1, 8, 8), 255.0))
+    assert found[0].filename == __file__

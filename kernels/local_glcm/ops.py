@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..mas_glcm.ops import IMPLS, choose, raise_if_not_finite, refuse_tangent, report_not_finite
+from ..mas_glcm.ops import IMPLS, choose, raise_if_not_finite, refuse_tangent, report_not_finite, warn_if_outside
 from ..mas_glcm.spec import decode
 
 __all__ = ["IMPLS", "local_glcm", "refuse_tangent", "zero_if_finite"]
@@ -31,6 +31,8 @@ def local_glcm(
     ``request``: `spec.encode` of offsets that all go to slot 0. The other arguments are those of ``bdg_fast::glcm``.
     """
     chosen = choose(impl, images.device)
+    if check_finite:
+        warn_if_outside(images, low, high)
     if chosen == "cpu":
         from . import cpu
 

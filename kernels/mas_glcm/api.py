@@ -84,8 +84,9 @@ def glcm(
             infinite), any strides.
         offsets: pairs ``(dy, dx)`` in pixels; may be negative, repeated, or larger than the image.
         levels: number of gray levels, 2..256.
-        value_range: floating values that map to black and white; values outside are clamped. Integer images
-            always use their whole type.
+        value_range: floating values that map to black and white; values outside are clamped, with a warning
+            where those of images on the CPU lie further above it than it is wide. Integer images always use
+            their whole type.
         symmetric: add the transpose (the pairs of ``-d``).
         normalize: divide each matrix by its number of pairs; a matrix without pairs stays zero.
         mask: bool ``[B, H, W]`` or ``[B, 1, H, W]`` (B may be 1); only pairs with both pixels inside count.
@@ -95,8 +96,8 @@ def glcm(
             strictly increasing integers ``t`` with ``level = #{t : value >= t}`` on luma 0..65535 or on the
             residual -262140..262140.
         impl: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"triton"``. All give the same counts.
-        check_finite: raise on NaN or infinity (on a GPU this waits for the device). If False, NaN counts as
-            ``value_range[0]`` and infinities clamp.
+        check_finite: raise on NaN or infinity (on a GPU this waits for the device), and warn as said. If False,
+            NaN counts as ``value_range[0]`` and infinities clamp.
 
     Returns:
         ``[B, len(offsets), levels, levels]``: float32 if ``normalize``, else exact int64 counts.

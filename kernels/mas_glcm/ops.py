@@ -6,7 +6,9 @@ Backends are imported when first run, so that neither triton nor numba is needed
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from types import ModuleType
@@ -19,6 +21,8 @@ from torch.autograd import forward_ad
 from .spec import TooLarge, decode
 
 IMPLS = ("auto", "reference", "cpu", "triton")
+FAR = 1.0
+"""How far above ``value_range`` values are warned of, as a share of its width."""
 
 
 @lru_cache(maxsize=1)
@@ -92,6 +96,8 @@ def _glcm(
         float32 (normalized) or int64 ``[B, slot_count, levels, levels]``.
     """
     chosen = choose(impl, images.device)
+    if check_finite:
+        warn_if_outside(images, low, high)
     arguments = (images, mask, decode(request), levels, low, high, source, thresholds, normalize)
     if chosen == "cpu":
         out: Tensor
@@ -176,6 +182,22 @@ def refuse_tangent(images: Tensor) -> None:
     """RuntimeError if ``images`` carry a tangent of forward-mode differentiation: the ops would drop it silently."""
     if forward_ad._current_level >= 0 and forward_ad.unpack_dual(images).tangent is not None:  # type: ignore[no-untyped-call]
         raise RuntimeError("a co-occurrence matrix has no forward-mode derivative (jvp); pass images.detach()")
+
+
+def warn_if_outside(images: Tensor, low: float, high: float) -> None:
+    """Warn of images on the CPU whose largest value is far above ``high``: most are clamped to one level.
+
+    Nearly always they are in 0..255 where 0..1 was meant. On a GPU it would be one more pass and one more wait.
+    """
+    if images.device.type != "cpu" or not images.is_floating_point() or not images.numel():
+        return
+    largest = float(images.amax())
+    if high + FAR * (high - low) < largest < math.inf:
+        warnings.warn(
+            f"images reach {largest:g}, far above value_range ({low:g}, {high:g}), and what lies outside is clamped; "
+            "pass their own value_range, such as (0, 255), or uint8 images",
+            stacklevel=6,  # whoever called the public function
+        )
 
 
 def raise_if_not_finite(images: Tensor) -> None:
