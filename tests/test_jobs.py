@@ -90,6 +90,8 @@ def test_a_second_run_does_what_is_missing_cut_short_or_failed(photos, checkpoin
     assert {name: (photos / "out" / name).read_bytes() for name in whole} == whole
     assert (photos / "out" / "in" / "c.webp").stat().st_mtime_ns == kept
     assert {line["status"] for line in lines_of(photos / "out" / "_manifest.jsonl").values()} == {"done"}
+    assert restore("--checkpoint", checkpoint) == 0
+    assert "_manifest.jsonl: nothing was left to do" in capsys.readouterr().out
     assert restore("--checkpoint", checkpoint, "--seed", "1") == 2
     assert "other settings (seed 0); --force" in capsys.readouterr().err
     assert restore("--checkpoint", checkpoint, "--seed", "1", "--force", "--compare") == 0

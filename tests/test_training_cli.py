@@ -38,7 +38,7 @@ def test_a_folder_of_photographs_goes_through_all_stages_to_a_restored_picture(t
     assert Image.open(restored).size == (64, 64)
     capsys.readouterr()
     assert main([*DEMO, *settings]) == 0  # done already
-    assert "goes on after step 6" in capsys.readouterr().out
+    assert "was finished after step 6" in capsys.readouterr().out
 
 
 def test_settings_are_checked_before_anything_is_written(tmp_path, capsys):

@@ -213,6 +213,8 @@ def _told(table: Path, summary: Mapping[str, Any]) -> str:
     workers, done, found = summary["workers"], summary["done"], summary["found"]
     by = f"{workers} worker{'s' if workers > 1 else ''}"
     there = f", {found} found there" if found else ""
+    if summary["images"] == summary["kept"]:
+        return f"{table}: nothing was left to do"
     return (
         f"{table}: {done} of {summary['images'] - summary['kept']} images{there}, {summary['seconds']:.1f} s by {by}: "
         f"{summary['images_per_second']:.2f} images/s, {summary['images_per_second_and_worker']:.2f} a worker"

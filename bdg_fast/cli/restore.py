@@ -186,7 +186,8 @@ def _restore(
     if opaque:
         print(f"bdg-fast: transparency lost in {len(opaque)}, as {opaque[0]} has a format without", file=sys.stderr)
     seconds = time.monotonic() - begin
-    print(f"{arguments.output}: {done} of {len(waiting)} images, {done / max(seconds, 1e-9):.2f} images/s")
+    where = waiting[0].target if len(waiting) == 1 else arguments.output
+    print(f"{where}: {done} of {len(waiting)} images, {done / max(seconds, 1e-9):.2f} images/s")
 
 
 def plan(inputs: list[str], out: str, compare: bool = False) -> list[Job]:

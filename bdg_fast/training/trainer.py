@@ -164,6 +164,7 @@ class _Run:
                 module.to(memory_format=torch.channels_last)
         self.held_out = self._validation()
         self.log: RunLog | None = None
+        self.last = sum(stage.steps for stage in self.config.active.values())
         if ranks.first:
             text = json.dumps(as_dict(self.config), indent=1)
             write_atomically(self.folder / CONFIG, lambda file: file.write_text(text + "\n", encoding="utf-8"))
@@ -171,7 +172,8 @@ class _Run:
                 self.latents.save(self.folder, copy=False)
             self.log = RunLog(self.folder, self.step, self.config, trainer.quiet)
             if self.step:
-                self.log.say(f"{self.folder}: goes on after step {self.step}")
+                state = "goes on" if self.step < self.last else "was finished"
+                self.log.say(f"{self.folder}: {state} after step {self.step}")
 
     @property
     def step(self) -> int:
@@ -224,15 +226,14 @@ class _Run:
         return None if batch is None else HeldOut(batch, names, self.ranks, settings.pictures, self.latents)
 
     def train(self, until: int | None) -> Result:
-        last = sum(stage.steps for stage in self.config.active.values())
-        end = last if until is None else min(until, last)
+        end = self.last if until is None else min(until, self.last)
         try:
             first = 0
             for index, (name, stage) in enumerate(self.config.active.items()):
                 if first + stage.steps > self.step < end and not self.stop.agreed:
                     self._train_stage(index, name, stage, first, end)
                 first += stage.steps
-            if self.step == last:
+            if self.step == self.last:
                 self._export(LAST)
         finally:
             if self.log is not None:
@@ -240,7 +241,7 @@ class _Run:
         if self.stop.agreed:  # launchers end all processes when one has left: not before everything is written
             self.ranks.wait()
         counters = self.counters
-        return Result(self.step, self.step == last, counters["skipped"], counters["best"])
+        return Result(self.step, self.step == self.last, counters["skipped"], counters["best"])
 
     def _train_stage(self, index: int, name: str, stage: Stage, first: int, end: int) -> None:
         """Steps ``self.step`` to the end of the stage that begins at ``first``, but none from ``end``."""
