@@ -73,6 +73,36 @@ def test_each_image_is_scored_the_same_whatever_the_others():
     assert torch.equal(alone.degraded, whole.degraded[1:])
 
 
+class Idle(Perfect):
+    """A network that does nothing."""
+
+    def __init__(self):
+        super().__init__(None)
+
+    def __call__(self, x_t, x_lq, time):
+        return types.SimpleNamespace(residual=torch.zeros_like(x_lq), noise=None)
+
+
+def test_clean_images_make_a_network_that_does_nothing_no_better():
+    batch = pictures().held_out(16)
+    sampler = ResidualSampler.of(UNet().config, 3)
+    scores = HeldOut(batch, ["clean", "haze"], CPU, 0).score(Idle(), sampler)
+    hazy = HeldOut(type(batch)(*(None if each is None else each[1:] for each in batch)), ["haze"], CPU, 0)
+    alone = hazy.score(Idle(), sampler)
+    assert scores.numbers == {**alone.numbers, "psnr_clean": 100.0}
+    assert scores.psnr == scores.psnr_degraded < 40
+    assert HeldOut(batch, ["clean"], CPU, 0).score(Idle(), sampler).psnr == 100
+
+
+def test_each_degradation_is_validated_however_few_images_are_held_out():
+    batch = pictures().held_out(16)
+    kinds = ["noise", "haze", "clean", "blur", "rain"]
+    held = HeldOut(batch, kinds, CPU, 9)
+    assert len(batch.clean) == 2 and len(held.clean) == len(held.seeds) == 5
+    assert torch.equal(held.clean[2], held.clean[0]) and torch.equal(held.degraded[2], held.clean[2])
+    assert held.score(Idle(), ResidualSampler.of(UNet().config, 1)).picture.shape == (3, 5 * 16, 48)
+
+
 def test_a_run_validates_keeps_the_best_and_writes_pictures(tmp_path):
     output = tmp_path / "run"
     result = trainer(output, validation=VALIDATION, checkpoint={"every": 1, "keep": 1}).run()

@@ -376,8 +376,7 @@ class _Run:
             if self.ranks.first:
                 self._write(unet, BEST)
         if self.log is not None:
-            measured = {"psnr": scores.psnr, "ssim": scores.ssim, "psnr_degraded": scores.psnr_degraded}
-            self.log.numbers(self.step, name, measured)
+            self.log.numbers(self.step, name, scores.numbers)
             if scores.picture is not None:
                 self.log.picture(self.step, scores.picture)
 

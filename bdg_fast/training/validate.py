@@ -24,6 +24,10 @@ TOGETHER = 4
 """Images restored at once."""
 DEGRADED, START = 0, 1
 """What an image's seeds are for."""
+CLEAN = "clean"
+"""The degradation that leaves an image as it is."""
+MOST = 100.0
+"""PSNR in dB that counts for images that are equal."""
 
 
 class Scores(NamedTuple):
@@ -33,13 +37,20 @@ class Scores(NamedTuple):
     ssim: float
     psnr_degraded: float  # dB, of what was to be restored
     picture: Tensor | None  # uint8 [3, H, W]: columns of degraded, restored and clean images
+    psnr_clean: float | None = None  # dB, of images that were clean: in no other mean, where there are others
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """By name; without what is not known."""
+        return {name: value for name, value in self._asdict().items() if isinstance(value, float)}
 
 
 class HeldOut:
     """Held-out images, degraded once and for all, shared out among the ranks.
 
     Args:
-        batch: the images; those without degraded ones are given all degradations in turn.
+        batch: the images; those without degraded ones are given all degradations in turn, and are taken again where
+            there are more degradations than images.
         names: of the degradations.
         ranks: of the run.
         pictures: how many are shown.
@@ -51,13 +62,19 @@ class HeldOut:
     ) -> None:
         """Degrade them."""
         self.ranks, self.pictures, self.latents = ranks, pictures, latents
+        kinds = [""] * len(batch.clean)
+        if batch.degraded is None:
+            kinds = [names[row % len(names)] for row in range(max(len(kinds), len(names)))]
+            again = torch.arange(len(kinds)) % len(batch.clean)
+            batch = Batch(batch.clean[again], None, *(each[again] for each in batch[2:]))
+        self.is_clean = torch.tensor([kind == CLEAN for kind in kinds])
         seeds = derived_seeds(batch.seeds, DEGRADED)
         parts = []
         for row in range(len(seeds)):  # each alone: the same whatever the others
             one = slice(row, row + 1)
             degraded = None if batch.degraded is None else batch.degraded[one]
             alone = Batch(batch.clean[one], degraded, batch.kinds[one], seeds[one], batch.numbers[one])
-            parts.append(degraded_pair(alone, seeds[one], ranks.device, names, [names[row % len(names)]]))
+            parts.append(degraded_pair(alone, seeds[one], ranks.device, names, [kinds[row]]))
         self.clean, self.degraded = (torch.cat([part[i] for part in parts]) for i in range(2))
         self.seen = self.degraded  # pixels, which a conditional network is told of
         if latents is not None:
@@ -90,8 +107,11 @@ class HeldOut:
         if shown and self.ranks.first:
             picture = _grid([x[:shown] for x in (degraded, restored, clean)])
         before, after, alike = psnr(degraded, clean), psnr(restored, clean), ssim(restored, clean)
-        restored_to, similarity, degraded_to = (float(x.clamp_max(100).mean()) for x in (after, alike, before))
-        return Scores(restored_to, similarity, degraded_to, picture)
+        # what is clean leaves nothing to restore: a network that does nothing would seem to be the best
+        counted = self.is_clean if self.is_clean.all() else ~self.is_clean
+        of = lambda values, rows: float(values.cpu()[rows].clamp_max(MOST).mean())  # noqa: E731
+        clean_to = of(after, self.is_clean) if self.is_clean.any() else None
+        return Scores(of(after, counted), of(alike, counted), of(before, counted), picture, clean_to)
 
 
 def _grid(columns: list[Tensor]) -> Tensor:
