@@ -246,7 +246,14 @@ class Restorer:
             pixels: of any device.
             keep: of any rows of results ``[B, 3, h, W]`` makes what is returned of them, ``[B, C, h, W]``.
             told: ``[B, told_width]``, what a conditional network is told; default: :meth:`told`.
+
+        Raises:
+            ValueError, TypeError: pixels of another shape or type. Their values are not looked at (``__call__`` does).
         """
+        if pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise ValueError(f"pixels must have shape [B, 3, H, W], got {list(pixels.shape)}")
+        if pixels.dtype != torch.uint8 and not pixels.is_floating_point():
+            raise TypeError(f"pixels must be uint8 or floating, got {str(pixels.dtype).removeprefix('torch.')}")
         told = None if told is None else told.to(self.device)
         if self.device.type == "cpu":
             return self._restore(pixels.cpu(), keep, told)

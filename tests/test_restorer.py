@@ -369,6 +369,27 @@ def test_no_images_give_none(shared):
         assert tiled(torch.zeros(0, 4, 20, 208)).shape == (0, 4, 20, 208)
 
 
+@pytest.mark.parametrize("backend", ["eager", "native"])
+def test_no_images_give_none_of_a_network_that_is_told(backend):
+    restorer = Restorer.from_pretrained(device="cpu", backend=backend)
+    assert restorer(torch.rand(0, 3, 70, 32)).shape == (0, 3, 70, 32)
+    assert restorer.told(torch.zeros(0, 3, 70, 32, dtype=torch.uint8)).shape == (0, restorer.unet.told_width)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "told"),
+    [
+        (torch.rand(3, 8, 8), r"pixels must have shape \[B, 3, H, W\], got \[3, 8, 8\]"),
+        (torch.rand(1, 1, 8, 8), r"pixels must have shape \[B, 3, H, W\], got \[1, 1, 8, 8\]"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint16), "pixels must be uint8 or floating, got uint16"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.int64), "pixels must be uint8 or floating, got int64"),
+    ],
+)
+def test_pixels_of_another_shape_or_type_are_refused(restorer, pixels, told):
+    with pytest.raises((ValueError, TypeError), match=told):
+        restorer.restore(pixels)
+
+
 def test_bad_settings_are_named():
     for options, message in (
         ({"dtype": "int8"}, "dtype must be one of"),

@@ -52,7 +52,7 @@ class Condition(nn.Module):
         for top in tops:  # a row of windows at a time: large pictures are not held twice
             row = images[:, :, top : top + WINDOW]
             windows = torch.stack([row[..., left : left + WINDOW] for left in lefts], 1).flatten(0, 1)
-            found = self.encoder(self._matrices(windows)).view(batch, len(lefts), -1).sum(1)
+            found = self.encoder(self._matrices(windows)).unflatten(0, (batch, len(lefts))).sum(1)
             total = found if total is None else total + found
         assert total is not None
         return total / (len(tops) * len(lefts))
