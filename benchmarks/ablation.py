@@ -44,7 +44,7 @@ from bdg_fast.models import Fingerprint, UNet
 from bdg_fast.sampler import ResidualSampler
 from bdg_fast.training import TrainConfig, Trainer, checkpoint, load_config
 from bdg_fast.training.log import read_log
-from bdg_fast.training.settings import as_dict, differences
+from bdg_fast.training.settings import as_dict, completed, differences
 from bdg_fast.training.signals import StopRequest, stop_on_signals
 from bdg_fast.training.stages import Parts
 from bdg_fast.training.trainer import CHECKPOINTS, LAST
@@ -202,6 +202,12 @@ def measured(
     }
 
 
+def shared_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Those that all runs of an ablation share; which photographs, a digest tells: they may lie anywhere."""
+    data = {name: value for name, value in settings["data"].items() if name not in ("root", "exclude")}
+    return {name: value for name, value in settings.items() if name not in ("output", "seed")} | {"data": data}
+
+
 class Ablation:
     """Results of a folder, and the runs that are still to do.
 
@@ -240,10 +246,7 @@ class Ablation:
             f"data.exclude={json.dumps(list(arguments.exclude))}",
         ]
         base = self.config(BASE, 0)
-        plain = as_dict(base)
-        for name in ("root", "exclude"):  # which photographs, the digest tells: they may lie anywhere
-            del plain["data"][name]
-        del plain["output"], plain["seed"]
+        plain = shared_settings(as_dict(base))
         conditions = {
             "settings": plain,
             "steps": sum(stage.steps for stage in base.active.values() if not stage.reads_only),
@@ -257,7 +260,7 @@ class Ablation:
         self.results: dict[str, Any] = {"conditions": conditions, "runs": {}}
         self.read()
         old = self.results["conditions"]
-        changed = differences(old["settings"], plain)
+        changed = differences(shared_settings(completed(old["settings"], base)), plain)
         changed += [name for name in ("steps", "training", "test") if old[name] != conditions[name]]
         if changed:
             path = self.out / RESULTS

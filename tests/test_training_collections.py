@@ -12,7 +12,7 @@ from bdg_fast.training import TrainConfig, Trainer
 from bdg_fast.training.config import Data
 from bdg_fast.training.data import Collection, open_source
 from bdg_fast.training.settings import build
-from training_setup import config, settings
+from training_setup import config, last, settings
 
 
 @pytest.fixture
@@ -129,6 +129,32 @@ def test_what_cannot_be_read_is_named_once_and_replaced(pairs):
     with pytest.warns(UserWarning, match=r"3\.png cannot be read and is left out") as told:
         assert len(taken(source, 12)) == 12  # two epochs
     assert len(told) == 1
+
+
+def test_a_factor_of_enlargement_chooses_the_pairs(tmp_path):
+    for scale in (1, 2):
+        folder = tmp_path / ("DIV2K_train_HR" if scale == 1 else "DIV2K_train_LR_bicubic/X2")
+        folder.mkdir(parents=True)
+        for number in range(3):
+            name = f"{number:04d}.png" if scale == 1 else f"{number:04d}x2.png"
+            Image.new("RGB", (32 // scale, 32 // scale), (number, 0, 0)).save(folder / name)
+    alone, pairs = (
+        open_source(Data(source="div2k", root=str(tmp_path), factor=factor, held_out=0)) for factor in (None, 2)
+    )
+    assert alone.classes == () and taken(alone, 1)[0].degraded is None
+    assert pairs.classes == ("x2",) and taken(pairs, 1)[0].degraded is not None
+
+
+def test_shards_are_gone_on_with_by_as_many_processes_alone(pairs, tmp_path, monkeypatch):
+    write_shards(pairs / "haze" / "target", tmp_path / "shards", per_shard=1)
+    shards = {"source": "shards", "root": str(tmp_path / "shards"), "held_out": 0, "degradations": ["haze", "rain"]}
+    run = config(tmp_path / "run", data=shards)
+    Trainer(run, quiet=True).run(until=2)
+    assert Trainer(run, quiet=True).run(until=4).step == 4
+    state = last(tmp_path / "run").folder / "state.json"
+    state.write_text(state.read_text().replace('"world": 1', '"world": 2'))
+    with pytest.raises(ValueError, match=r"as 2 processes began to, of .*step-00000004: 1 cannot go on"):
+        Trainer(run, quiet=True).run()
 
 
 def test_shards_and_a_wrong_tree(pairs, tmp_path):

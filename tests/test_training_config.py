@@ -113,6 +113,12 @@ def test_overrides_replace_what_a_file_says(tmp_path):
         ("data.source=web", r"^data.source must be one of 'photographs', 'folder', .* got 'web'"),
         ("data.root=mine", r"^data.root must not be given for source='photographs', which come along: 'mine'"),
         ("data={source: shards, root: x}", r"^data.held_out must be 0 for shards, .* got 2"),
+        ("data={source: stablesr, root: x}", r"^data.source must be one of .* got 'stablesr'"),  # to test with alone
+        (
+            "data={source: realsr, root: x, factor: 8}",
+            r"^data.factor must be one of 4, 2, 3 for .*'realsr', got 8",
+        ),
+        ("data.factor=4", r"^data.factor must be not given for source='photographs', got 4"),
         ("device=gpu", r"^device must be 'auto', 'cpu', 'cuda' or 'cuda:1', got 'gpu'"),
         ("encoder.scales=[1, 16]", r"^stages.bridging.crop must be above 16, the largest of encoder.scales"),
         ("stages.bridging.losses.generation=0", r"^stages.bridging.losses must train .* or classification alone"),

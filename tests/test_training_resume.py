@@ -13,6 +13,7 @@ import torch
 from bdg_fast import UNet
 from bdg_fast.models.checkpoints import CheckpointError
 from bdg_fast.training import Trainer, checkpoint
+from bdg_fast.training.trainer import _Run
 from training_setup import config, losses, pictures, trainer
 
 TOTAL = 9  # steps
@@ -204,3 +205,20 @@ def test_the_log_is_cut_back_to_where_a_run_goes_on(tmp_path):
         file.write(json.dumps({"step": 3, "stage": "generation", "loss": 0.0}) + '\n{"step": 4, "sta')
     trainer(output).run(until=3)
     assert [line["step"] for line in losses(output)] == [1, 2, 3]
+
+
+def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(tmp_path, monkeypatch):
+    told = []
+
+    def step(self, now):
+        before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+        with pytest.raises(RuntimeError, match=r"another process trains in .*run: stop it first"):
+            trainer(tmp_path / "run").run()
+        told.append({path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before)
+        return STEP(self, now)
+
+    STEP = _Run._step
+    monkeypatch.setattr(_Run, "_step", step)
+    assert trainer(tmp_path / "run").run(until=3).step == 3
+    assert told == [True] * 3
+    assert not list((tmp_path / "run").glob(".*"))

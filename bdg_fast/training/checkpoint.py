@@ -14,18 +14,21 @@ goes on.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..files import sha256_of
+from bdg_fast.ranks import Ranks
+
+from ..files import held, sha256_of
 from ..models import Backbone
 from ..models.checkpoints import CheckpointError, save_backbone
 
@@ -33,6 +36,7 @@ STATE, PARTS, OPTIMIZER = "state.json", "parts.safetensors", "optimizer.safetens
 NETWORK, LATEST = "network", "latest"
 NAME = re.compile(r"step-(\d{8,})")
 WRITING, DELETING = ".writing-", ".deleting-"
+LOCK = ".run.lock"
 FORMAT = 1
 
 
@@ -44,6 +48,23 @@ class Saved(NamedTuple):
     parts: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     network: dict[str, Tensor]  # averaged weights
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Keep other runs out of a run's folder, where files can be locked: each would remove what the other writes.
+
+    Raises:
+        RuntimeError: another run is in it; in all processes.
+    """
+    with contextlib.ExitStack() as leaving:
+        mine = True
+        if ranks.first:
+            folder.mkdir(parents=True, exist_ok=True)
+            mine = leaving.enter_context(held(folder / LOCK))
+        if not all(ranks.collected(mine)):
+            raise RuntimeError(f"another process trains in {folder}: stop it first, or give another output")
+        yield
 
 
 def save(
@@ -149,6 +170,13 @@ def prune(root: Path, keep: int, best: int | None = None) -> None:
     """Delete all checkpoints but the last ``keep`` and that of step ``best``."""
     for step in steps(root)[:-keep]:
         if step != best:
+            delete(root / f"step-{step:08d}")
+
+
+def forget(root: Path, after: int) -> None:
+    """Delete checkpoints of later steps, which are not whole: they would be kept as the newest."""
+    for step in steps(root):
+        if step > after:
             delete(root / f"step-{step:08d}")
 
 

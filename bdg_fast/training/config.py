@@ -20,7 +20,8 @@ from .config_stage import COMPARED, Stage, at_least, check, choice
 
 CHAIN = "chain"
 """The degradation that is Real-ESRGAN's two-order chain, whose states are the classes."""
-SOURCES = ("photographs", "folder", "paired", *LAYOUTS, "shards")
+COLLECTIONS = {name: layout for name, layout in LAYOUTS.items() if "train" in layout.splits}
+SOURCES = ("photographs", "folder", "paired", *COLLECTIONS, "shards")
 CLASSES_OF_CHAIN = tuple(f"state {state}" for state in range(STATES))
 
 
@@ -68,6 +69,8 @@ class Data:
             (``input`` and ``target``), a collection's name (:func:`bdg_fast.data.layouts.open_layout`), or
             ``"shards"``.
         root: their folder.
+        factor: of enlargement, of collections that have several; by default the first of
+            :func:`~bdg_fast.data.layouts.open_layout`'s (of ``div2k``: clean images alone).
         degradations: names of `bdg_fast.data.degrade`, one drawn for each image, at a random level; they are the
             classes of (7). Or ``("chain",)``: Real-ESRGAN's, with its eight states as classes.
         held_out: images that are not trained on, but restored to measure progress.
@@ -77,6 +80,7 @@ class Data:
 
     source: str = "photographs"
     root: str | None = None
+    factor: int | None = None
     degradations: tuple[str, ...] = ("noise", "blur", "jpeg", "rain", "haze", "lowlight")
     held_out: int = 2
     exclude: tuple[str, ...] = ()
@@ -103,6 +107,10 @@ class Data:
             check(not self.root, f"root must not be given for source='photographs', which come along: {self.root!r}")
         else:
             check(bool(self.root), f"root must name the folder of source={self.source!r}")
+        if self.factor is not None:
+            allowed = [each for each in getattr(COLLECTIONS.get(self.source), "factors", ()) if each]
+            told = f"one of {', '.join(map(str, allowed))}" if allowed else "not given"
+            check(self.factor in allowed, f"factor must be {told} for source={self.source!r}, got {self.factor}")
         if self.source == "shards":
             check(not self.held_out, f"held_out must be 0 for shards, which cannot hold any out, got {self.held_out}")
 

@@ -46,7 +46,8 @@ class Source(Protocol):
         """Endless batches of one rank, from the ``start``-th.
 
         The ``n``-th batches of all ranks together are the positions ``n world batch`` to ``(n + 1) world batch - 1``.
-        What stands at a position depends on it, ``crop`` and ``seed`` alone. An iterator that has ``close()`` is closed
+        What stands at a position depends on it, ``crop`` and ``seed`` alone (on ``world`` too of a source that has a
+        true ``by_ranks``: its runs go on with as many processes alone). An iterator that has ``close()`` is closed
         when its stage ends.
 
         Args:
@@ -183,6 +184,11 @@ class Collection:
             raise ValueError(f"held_out must leave an image to train on, got {held_out} with the clean files of all")
 
     @property
+    def by_ranks(self) -> bool:
+        """Whether what is read depends on how many ranks there are."""
+        return isinstance(self.images, Stream)
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Those of paired images, one for all of an unknown kind; none where degradations are made."""
         return (self.images.kinds or (UNKNOWN_KIND,)) if self.images.paired else ()
@@ -259,7 +265,7 @@ def _collection(data: Data) -> Source:
             raise ValueError(f"data.exclude leaves no image of {root}")
         images = ImageFolder(left)
     else:
-        images = open_layout(data.source, root)
+        images = open_layout(data.source, root, factor=data.factor)
     return Collection(images, data.held_out, data.workers)
 
 

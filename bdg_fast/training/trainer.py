@@ -112,7 +112,8 @@ class Trainer:
         Raises:
             NonFiniteError: a loss or gradient was not finite, by ``config.non_finite``. CheckpointError: checkpoints
                 are there, and none is whole. OSError: a checkpoint could not be written; older ones are whole.
-            ValueError: a stage's ``batch`` cannot be shared out among the processes.
+            ValueError: a stage's ``batch`` cannot be shared out among the processes, or their number has changed, of
+                shards. RuntimeError: another run is in the folder.
         """
         device = default_device() if self.config.device == "auto" else self.config.device
         with ranks(device) as found:
@@ -123,7 +124,8 @@ class Trainer:
                         f"stages.{name}.batch must be a multiple of {each} (processes by accumulated parts), "
                         f"got {stage.batch}"
                     )
-            return _Run(self, found, stop or StopRequest()).train(until)
+            with checkpoint.claimed(self.folder, found):
+                return _Run(self, found, stop or StopRequest()).train(until)
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class _Run:
         self.parts = Parts(self.config, len(self.classes)).to(ranks.device)
         self.average = Average(self.parts.unet, self.config.ema)
         self.counters: dict[str, Any] = {
-            "step": 0, "updates": 0, "skipped": 0, "skipped_in_a_row": 0,
+            "step": 0, "updates": 0, "skipped": 0, "skipped_in_a_row": 0, "world": ranks.world,
             "best": None, "best_step": None, "best_stage": None,
         }  # fmt: skip
         self.optimizer_state: Mapping[str, Tensor] = {}
@@ -182,7 +184,6 @@ class _Run:
 
     def _resume(self) -> None:
         if self.ranks.first:
-            self.folder.mkdir(parents=True, exist_ok=True)
             checkpoint.clean(self.root)
         self.ranks.wait()  # nobody reads before that
         saved, problems = checkpoint.load(self.root)
@@ -195,16 +196,17 @@ class _Run:
             if self.config.init is not None:
                 self._begin_with(self.config.init)
             return
+        before, now = saved.state.get("world", self.ranks.world), self.ranks.world
+        if before != now and getattr(self.source, "by_ranks", False):
+            raise ValueError(f"shards are read as {before} processes began to, of {saved.folder}: {now} cannot go on")
         if self.ranks.first:
-            for step in checkpoint.steps(self.root):
-                if step > saved.state["step"]:  # not whole: they would be kept as the newest
-                    checkpoint.delete(self.root / f"step-{step:08d}")
+            checkpoint.forget(self.root, saved.state["step"])
         for module, tensors in ((self.parts, saved.parts), (self.average.unet, saved.network)):
             try:
                 module.load_state_dict(tensors)
             except RuntimeError as error:
                 raise CheckpointError(f"{saved.folder} does not fit the settings: {error}") from None
-        self.counters |= saved.state
+        self.counters |= saved.state | {"world": now}
         self.optimizer_state = saved.optimizer
 
     def _begin_with(self, init: str) -> None:
