@@ -263,6 +263,55 @@ def test_force_makes_a_table_of_other_settings(photos, tmp_path):
     assert (built.rows, built.kept, len([*(tmp_path / "table").glob("part-*")])) == (11, 0, 2)
 
 
+class Stopped(Exception):
+    """What ends a run amid its images."""
+
+
+def stops_after(count):
+    left = [count]
+
+    def progress(done):
+        left[0] -= done
+        if left[0] <= 0:
+            raise Stopped
+
+    return progress
+
+
+def test_parts_of_other_settings_are_made_again_after_an_interrupted_force(photos, tmp_path):
+    other = Settings(per_part=3, crop=32)
+    build([photos], tmp_path / "table", Settings(per_part=3))
+    with pytest.raises(Stopped):
+        build([photos], tmp_path / "table", other, force=True, progress=stops_after(5))
+    built = build([photos], tmp_path / "table", other)
+    assert (built.rows, built.kept, built.complete) == (11, 3, True)
+    build([photos], tmp_path / "fresh", other)
+    assert contents(tmp_path / "table") == contents(tmp_path / "fresh")
+
+
+def test_a_share_of_an_earlier_table_completes_none(photos, tmp_path):
+    before, after = Settings(per_part=3), Settings(per_part=3, project=True)
+    for rank in range(2):
+        build([photos], tmp_path / "table", before, shard=(rank, 2))
+    assert not build([photos], tmp_path / "table", after, shard=(0, 2), force=True).complete
+    with pytest.raises(ValueError, match="is not finished"):
+        Table(tmp_path / "table")
+    built = build([photos], tmp_path / "table", after, shard=(1, 2))
+    assert (built.kept, built.complete) == (0, True)
+    (tmp_path / "more.png").write_bytes(min(photos.glob("*.png")).read_bytes())
+    both = [photos, tmp_path / "more.png"]
+    assert not build(both, tmp_path / "table", after, shard=(0, 2)).complete  # the other one knows no more.png
+    assert build(both, tmp_path / "table", after, shard=(1, 2)).complete
+    assert len(Table(tmp_path / "table")) == 12
+
+
+def test_a_list_may_begin_with_a_byte_order_mark(photos, tmp_path):
+    names = sorted(photos.glob("*.png"))
+    (tmp_path / "list.txt").write_text("\n".join(map(str, names)), encoding="utf-8-sig")
+    built = build([tmp_path / "list.txt"], tmp_path / "table")
+    assert (built.rows, built.failures) == (len(names), [])
+
+
 # the search
 
 
@@ -336,6 +385,40 @@ def test_pairs_are_those_below_the_threshold(table, block, backend, monkeypatch,
 def test_bad_searches(table, words, told, capsys):
     assert main(["search", *(str(table.folder) if word == "table" else word for word in words)]) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("backend", ["exact", TREE])
+def test_bad_queries_are_named(table, backend):
+    rows = torch.cat([*table.vectors()])
+    for queries, told in (
+        (rows[0], r"queries must have shape \[Q, 2048\], got \[2048\]"),
+        (rows[:2, :33], r"queries must have shape \[Q, 2048\], got \[2, 33\]"),
+        (rows[:2] * torch.nan, "queries must be finite"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            nearest(table, queries, 3, backend=backend)
+    distances, found = nearest(table, rows[:0], 3, backend=backend)
+    assert distances.shape == found.shape == (0, 3)
+    nearest(table, rows[:2], 3, backend=backend)[0].clamp_(max=1)  # plain tensors, not of inference alone
+
+
+def test_bad_rows_and_columns_are_named(table):
+    for row in (-1, 11):
+        with pytest.raises(IndexError, match=rf"rows must be in 0\.\.10, got {row}"):
+            table.column("key", [0, row])
+    with pytest.raises(ValueError, match=r"name must be one of key, width, height, kind, level, confidence, got 'kin'"):
+        table.column("kin", [0])
+
+
+def test_pairs_of_a_large_table_are_named_a_block_at_a_time(table, tmp_path, monkeypatch):
+    monkeypatch.setattr("bdg_fast.cli.search.TOGETHER", 4)
+    command = ["search", str(table.folder), "--duplicates", "--threshold", "0.4", "--output"]
+    assert main([*command, str(tmp_path / "pairs.csv")]) == 0
+    lines = [line.split(",") for line in (tmp_path / "pairs.csv").read_text().splitlines()]
+    assert lines[0] == ["distance", "first", "second"]
+    pairs = duplicates(table, 0.4)
+    assert len(pairs) > 4
+    assert lines[1:] == [[f"{p.distance:.4f}", *table.column("key", [p.first, p.second])] for p in pairs]
 
 
 def test_a_backend_or_format_without_its_package_says_what_to_install(photos, table, tmp_path, monkeypatch, capsys):

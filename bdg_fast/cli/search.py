@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,9 @@ exit code: 0 done, 1 some images could not be read (named at the end; the rest i
 """
 THRESHOLD = 0.05
 """Of pairs: below it nearly all of a few hundred photographs' pairs were copies (docs/howto/collections.md)."""
+
+TOGETHER = 100_000
+"""Pairs whose images are named at once."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -76,14 +78,14 @@ def run(arguments: argparse.Namespace) -> int:
     return failures.report()
 
 
-def _pairs(table: Any, arguments: argparse.Namespace) -> list[list[str]]:
-    from bdg_fast.table import duplicates
+def _pairs(table: Any, arguments: argparse.Namespace) -> Iterator[list[str]]:
+    from bdg_fast.table.search import near_pairs
 
     threshold = THRESHOLD if arguments.threshold is None else arguments.threshold
-    pairs = duplicates(table, threshold, arguments.top, backend=arguments.backend)
-    firsts = table.column("key", [pair.first for pair in pairs])
-    seconds = table.column("key", [pair.second for pair in pairs])
-    return [[f"{p.distance:.4f}", *both] for p, *both in zip(pairs, firsts, seconds, strict=True)]
+    distances, pairs = near_pairs(table, threshold, arguments.top, backend=arguments.backend)
+    for some, both in zip(distances.split(TOGETHER), pairs.split(TOGETHER), strict=True):
+        keys = (table.column("key", both[:, side].tolist()) for side in range(2))
+        yield from ([f"{distance:.4f}", *two] for distance, *two in zip(some.tolist(), *keys, strict=True))
 
 
 def _neighbours(table: Any, arguments: argparse.Namespace, failures: Failures) -> list[list[str]]:
@@ -118,11 +120,12 @@ def _neighbours(table: Any, arguments: argparse.Namespace, failures: Failures) -
     return [[name, f"{distance:.4f}", *rest] for (name, distance, _), *rest in zip(found, *columns, strict=True)]
 
 
-def _tell(output: Path | None, header: Sequence[str], rows: list[list[str]]) -> None:
+def _tell(output: Path | None, header: Sequence[str], found: Iterable[list[str]]) -> None:
     if output is not None:
-        write_atomically(output, partial(_write_csv, header=header, rows=rows))
-        print(f"{output}: {len(rows)} rows")
-    elif rows:
+        written = list[int]()
+        write_atomically(output, lambda file: written.append(_write_csv(file, header, found)))
+        print(f"{output}: {written[0]} rows")
+    elif rows := list(found):
         widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
         for row in (header, *rows):
             print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -130,6 +133,13 @@ def _tell(output: Path | None, header: Sequence[str], rows: list[list[str]]) -> 
         print("nothing is that near")
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: list[list[str]]) -> None:
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[list[str]]) -> int:
+    """How many rows."""
+    number = 0
     with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        for row in rows:
+            writer.writerow(row)
+            number += 1
+    return number

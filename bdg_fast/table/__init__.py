@@ -6,7 +6,7 @@ search it.
 
 from .build import Built, build
 from .describe import Describer, Settings
-from .search import BACKENDS, duplicates, nearest
+from .search import BACKENDS, duplicates, near_pairs, nearest
 from .table import Table
 
-__all__ = ["BACKENDS", "Built", "Describer", "Settings", "Table", "build", "duplicates", "nearest"]
+__all__ = ["BACKENDS", "Built", "Describer", "Settings", "Table", "build", "duplicates", "near_pairs", "nearest"]

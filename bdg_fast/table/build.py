@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -75,16 +75,25 @@ def build(
     if (settings or Settings()).format == "parquet":
         require_pyarrow()
     describe = Describer(settings or Settings(), index)
-    parts = parts_of([os.fspath(given) for given in inputs], describe.settings.per_part, rank, world)
+    made_of = _digest_of(json.dumps(describe.settings.as_dict()))
+    whole = hashlib.blake2b(made_of.encode(), digest_size=16)  # and of what all shares see
+    parts = parts_of(
+        [os.fspath(given) for given in inputs],
+        describe.settings.per_part,
+        rank,
+        world,
+        lambda path: whole.update(os.fsencode(path) + b"\0"),
+    )
     folder = Path(output)
     _begin(folder, describe.settings, force)
     _record(folder, rank, world).unlink(missing_ok=True)
     built, record = Built(), list[dict[str, Any]]()
     for name, items in parts:
         path = folder / f"{name}.{describe.settings.format}"
-        note = None if force else _kept(path, items, describe)
+        names = {"settings": made_of, "images": _digest_of("\0".join(item.key for item in items))}
+        note = None if force else _kept(path, items, names, describe)
         if note is None:
-            note = _make(path, items, describe, progress)
+            note = _make(path, items, names, describe, progress)
         else:
             built.kept += note["rows"]
             progress(len(items))
@@ -93,7 +102,7 @@ def build(
         record.append({"file": path.name, "rows": note["rows"], "failed": len(note["failures"])})
     if not record and world == 1:
         raise FileNotFoundError(f"no image in {', '.join(str(given) for given in inputs)}")
-    built.complete = _finish(folder, rank, world, record)
+    built.complete = _finish(folder, rank, world, {"of": whole.hexdigest(), "parts": record})
     return built
 
 
@@ -108,7 +117,7 @@ def _begin(folder: Path, settings: Settings, force: bool) -> None:
             names = [name for name, value in settings.as_dict().items() if found.get(name) != value]
             told = ", ".join(f"{name} {found.get(name)!r}" for name in names)
             raise ValueError(f"{folder} has other settings ({told}); --force makes it anew")
-    elif any(not path.name.startswith(".") for path in folder.iterdir()):
+    elif any(not path.name.startswith(".") and path.name != MANIFEST for path in folder.iterdir()):
         raise FileExistsError(f"{folder} is no table of fingerprints, and not empty")
     _write_json(manifest, content)
 
@@ -132,19 +141,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _kept(path: Path, items: list[Item], describe: Describer) -> Any:
-    """The note of a part that is there, is of these images, and of which nothing that failed can be read now."""
+def _kept(path: Path, items: list[Item], names: Mapping[str, str], describe: Describer) -> Any:
+    """The note of a part that is there, is of these images and settings, and of whose failures none can be read now."""
     try:
         note = read_note(path) if path.is_file() else None
     except ValueError:  # damaged: made again
         return None
-    if note is None or note["images"] != _digest(items):
+    if note is None or any(note.get(name) != value for name, value in names.items()):
         return None
     failed = {key for key, _ in note["failures"]}
     return None if any(isinstance(_described(item, describe), Row) for item in items if item.key in failed) else note
 
 
-def _make(path: Path, items: list[Item], describe: Describer, progress: Callable[[int], object]) -> Any:
+def _make(
+    path: Path, items: list[Item], names: Mapping[str, str], describe: Describer, progress: Callable[[int], object]
+) -> Any:
     keys, rows, failures = list[str](), list[Row](), list[tuple[str, str]]()
     for item in items:
         found = _described(item, describe)
@@ -154,7 +165,7 @@ def _make(path: Path, items: list[Item], describe: Describer, progress: Callable
         else:
             failures.append((item.key, found))
         progress(1)
-    note = {"images": _digest(items), "rows": len(rows), "failures": failures}
+    note = {**names, "rows": len(rows), "failures": failures}
     write_atomically(path, lambda file: write_part(file, keys, rows, describe.width, describe.settings, note))
     return note
 
@@ -167,10 +178,9 @@ def _described(item: Item, describe: Describer) -> Row | str:
         return about(item.key, error)
 
 
-def _digest(items: list[Item]) -> str:
-    """Tells lists of images apart, by their names."""
-    names = "\0".join(item.key for item in items)
-    return hashlib.blake2b(names.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+def _digest_of(text: str) -> str:
+    """Tells settings, and lists of names, apart."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
 def _text(key: str) -> str:
@@ -178,17 +188,15 @@ def _text(key: str) -> str:
     return key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _finish(folder: Path, rank: int, world: int, record: list[dict[str, Any]]) -> bool:
-    """Leave a record; whoever finds those of all others completes the table."""
-    records = [_record(folder, number, world) for number in range(world)]
-    _write_json(records[rank], record)
-    if not all(path.is_file() for path in records):
+def _finish(folder: Path, rank: int, world: int, record: dict[str, Any]) -> bool:
+    """Leave a record; whoever finds those of all others, of the same settings and files, completes the table."""
+    paths = [_record(folder, number, world) for number in range(world)]
+    _write_json(paths[rank], record)
+    records = [_read_record(path) for path in paths]
+    if any(other.get("of") != record["of"] for other in records):
         return False
-    parts = sorted(
-        (part for path in records for part in json.loads(path.read_text(encoding="utf-8"))),
-        key=lambda part: str(part["file"]),
-    )
-    names = {part["file"] for part in parts} | {path.name for path in records}
+    parts = sorted((part for other in records for part in other["parts"]), key=lambda part: str(part["file"]))
+    names = {part["file"] for part in parts} | {path.name for path in paths}
     # of inputs that were, of another format or number of processes; with several, a .bdg- file may be another's in work
     for pattern in ("part-*", ".shard-*") + ((".bdg-*",) if world == 1 else ()):
         for path in folder.glob(pattern):
@@ -202,6 +210,15 @@ def _finish(folder: Path, rank: int, world: int, record: list[dict[str, Any]]) -
 def _record(folder: Path, rank: int, world: int) -> Path:
     """What a process leaves when it is done: its parts."""
     return folder / f".shard-{rank}-of-{world}.json"
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """Empty if there is none, or one of another version."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _write_json(path: Path, content: Any) -> None:

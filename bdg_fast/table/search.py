@@ -44,7 +44,7 @@ class Exact:
     def __init__(self, table: Table) -> None:
         self._table = table
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def search(self, queries: Tensor, count: int, within: float = math.inf) -> tuple[Tensor, Tensor]:
         """As :meth:`Index.search`."""
         best = torch.full((len(queries), count), torch.inf, dtype=torch.float64)
@@ -183,13 +183,21 @@ def nearest(table: Table, queries: Tensor, count: int = 10, *, backend: str = "a
         backend: see :func:`index_of`.
 
     Returns:
-        Euclidean distances, float32 ``[Q, count]``, ascending, and numbers of rows, int64.
+        Euclidean distances, float32 ``[Q, count]``, ascending, and numbers of rows, int64. What an approximate index
+        did not find has distance infinity and number -1.
 
     Raises:
-        ValueError: ``count`` below 1; as :func:`index_of`.
+        ValueError: ``count`` below 1, queries of another shape, or not finite; as :func:`index_of`.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
+    if not len(table):
+        raise ValueError(f"{table.folder} has no rows")
+    width = next(table.vectors()).shape[1]
+    if queries.ndim != 2 or queries.shape[1] != width:
+        raise ValueError(f"queries must have shape [Q, {width}], got {list(queries.shape)}")
+    if not bool(queries.isfinite().all()):
+        raise ValueError("queries must be finite, got NaN or infinity")
     return index_of(table, backend, len(queries)).search(queries, min(count, len(table)))
 
 
@@ -202,7 +210,7 @@ class Pair(NamedTuple):
 
 
 def duplicates(table: Table, threshold: float, count: int = 10, *, backend: str = "auto") -> list[Pair]:
-    """Pairs of rows that are near each other, nearest first.
+    """Pairs of rows that are near each other, nearest first; some 400 bytes each (:func:`near_pairs`: 20).
 
     Args:
         table: searched.
@@ -213,12 +221,17 @@ def duplicates(table: Table, threshold: float, count: int = 10, *, backend: str 
     Raises:
         ValueError: ``threshold`` below 0, ``count`` below 1; as :func:`index_of`.
     """
+    distances, rows = near_pairs(table, threshold, count, backend=backend)
+    return [Pair(distance, *pair) for distance, pair in zip(distances.tolist(), rows.tolist(), strict=True)]
+
+
+def near_pairs(table: Table, threshold: float, count: int = 10, *, backend: str = "auto") -> tuple[Tensor, Tensor]:
+    """:func:`duplicates` as distances float32 ``[P]`` and numbers of rows int64 ``[P, 2]``: there may be millions."""
     if not threshold >= 0:
         raise ValueError(f"threshold must be at least 0, got {threshold}")
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
     index = index_of(table, backend, len(table))
-    # arrays, not tuples: of a million rows there may be millions of pairs
     keys, distances = [torch.empty(0, dtype=torch.int64)], [torch.empty(0)]
     total, begin = len(table), 0
     for queries in _blocks(table):
@@ -232,17 +245,17 @@ def duplicates(table: Table, threshold: float, count: int = 10, *, backend: str 
     least = np.full(len(found), np.inf, np.float32)
     np.minimum.at(least, which, torch.cat(distances).numpy())  # seen from either side it may differ in the last bit
     order = least.argsort(kind="stable")
-    firsts, seconds = (part[order].tolist() for part in np.divmod(found, total))
-    return [Pair(*pair) for pair in zip(least[order].tolist(), firsts, seconds, strict=True)]
+    pairs = np.stack(np.divmod(found[order], total), 1)
+    return torch.from_numpy(least[order]), torch.from_numpy(pairs)
 
 
 def _blocks(table: Table) -> Iterator[Tensor]:
-    """Fingerprints of a few parts together, so that the table is read less often."""
-    held = list[Tensor]()
+    """Fingerprints of some parts together, `BLOCK` rows at a time: the table is read as seldom as that allows."""
+    held = torch.empty(0)
     for vectors in table.vectors():
-        held.append(vectors)
-        if sum(map(len, held)) >= BLOCK:
-            yield from torch.split(torch.cat(held), BLOCK)
-            held = []
-    if held:
-        yield torch.cat(held)
+        held = torch.cat([held, vectors]) if len(held) else vectors
+        while len(held) >= BLOCK:
+            yield held[:BLOCK]
+            held = held[BLOCK:]
+    if len(held):
+        yield held

@@ -1,4 +1,4 @@
-"""The images of a collection, a part at a time: never are all of their names held.
+"""The images of a collection, a part at a time: never are all of their names held (but for those of a glob).
 
 A part's name and content follow from the inputs alone, so that an interrupted run and several processes agree on them.
 """
@@ -31,7 +31,9 @@ class Item(NamedTuple):
     read: Callable[[], Tensor]
 
 
-def parts_of(inputs: Sequence[str], size: int, rank: int = 0, world: int = 1) -> Iterator[tuple[str, list[Item]]]:
+def parts_of(
+    inputs: Sequence[str], size: int, rank: int = 0, world: int = 1, seen: Callable[[Path], object] = lambda path: None
+) -> Iterator[tuple[str, list[Item]]]:
     """Names of parts and their images, in the order of the inputs.
 
     Args:
@@ -39,18 +41,29 @@ def parts_of(inputs: Sequence[str], size: int, rank: int = 0, world: int = 1) ->
             path on each line, from the list's folder), or globs. Hidden files of folders and tar files are left out.
         size: images of a part, at most; tar files begin a part of their own.
         rank, world: which share of the files: a tar file, or ``size`` image files, goes to one process.
+        seen: called with every image file and tar file, of all shares.
 
     Raises:
         FileNotFoundError: an input that matches nothing; raised at once, before the first part.
     """
     for given in inputs:
-        if not (given and (Path(given).exists() or (glob.has_magic(given) and glob.glob(given, recursive=True)))):
+        if not (given and (Path(given).exists() or any(_matches(given)))):
             raise FileNotFoundError(f"no such file, folder or match: {given!r}")
-    return _parts(inputs, size, rank, world)
+    return _parts(_told(_paths(inputs), seen), size, rank, world)
 
 
-def _parts(inputs: Sequence[str], size: int, rank: int, world: int) -> Iterator[tuple[str, list[Item]]]:
-    for number, group in enumerate(_groups(_paths(inputs), size)):
+def _matches(pattern: str) -> Iterator[str]:
+    return glob.iglob(pattern, recursive=True) if glob.has_magic(pattern) else iter(())
+
+
+def _told(paths: Iterator[Path], seen: Callable[[Path], object]) -> Iterator[Path]:
+    for path in paths:
+        seen(path)
+        yield path
+
+
+def _parts(paths: Iterator[Path], size: int, rank: int, world: int) -> Iterator[tuple[str, list[Item]]]:
+    for number, group in enumerate(_groups(paths, size)):
         if number % world != rank:
             continue
         items = _inside(group) if isinstance(group, Path) else map(_file, group)
@@ -65,9 +78,9 @@ def _paths(inputs: Iterable[str]) -> Iterator[Path]:
         if path.is_dir():
             yield from _below(path)
         elif not path.exists() and glob.has_magic(given):
-            yield from (found for found in map(Path, sorted(glob.glob(given, recursive=True))) if not found.is_dir())
+            yield from (found for found in map(Path, sorted(_matches(given))) if not found.is_dir())
         elif path.suffix.lower() == LIST:
-            with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+            with open(path, encoding="utf-8-sig", errors="surrogateescape") as lines:
                 yield from (path.parent / line.rstrip("\r\n") for line in lines if line.strip())
         else:
             yield path

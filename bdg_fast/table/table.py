@@ -15,6 +15,9 @@ from .build import read_manifest
 from .describe import Settings
 from .parts import read_column, require_pyarrow
 
+COLUMNS, ANALYSED = ("key", "width", "height"), ("kind", "level", "confidence")
+"""Of all tables, and of those with an analysis."""
+
 
 class Table:
     """A finished table; ``len`` is its number of rows, which are in the order of the inputs.
@@ -56,7 +59,16 @@ class Table:
         Args:
             name: ``key``, ``width``, ``height``, and where they are ``kind``, ``level``, ``confidence``.
             rows: their numbers, in any order; each part is read once.
+
+        Raises:
+            ValueError: a name that the table has not. IndexError: a number that is none of a row.
         """
+        known = (*COLUMNS, *(ANALYSED if self.settings.analyse else ()))
+        if name not in known:
+            raise ValueError(f"name must be one of {', '.join(known)}, got {name!r}")
+        for row in rows:
+            if not 0 <= row < len(self):
+                raise IndexError(f"rows must be in 0..{len(self) - 1}, got {row}")
         by_part: dict[int, list[int]] = {}
         for row in rows:
             by_part.setdefault(bisect_right(self._ends, row), []).append(row)
