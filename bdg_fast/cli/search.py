@@ -79,11 +79,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _pairs(table: Any, arguments: argparse.Namespace) -> Iterator[list[str]]:
-    from bdg_fast.table.search import near_pairs
+    import torch
+
+    from bdg_fast.table import near_pairs
 
     threshold = THRESHOLD if arguments.threshold is None else arguments.threshold
     distances, pairs = near_pairs(table, threshold, arguments.top, backend=arguments.backend)
-    for some, both in zip(distances.split(TOGETHER), pairs.split(TOGETHER), strict=True):
+    for some, both in zip(torch.split(distances, TOGETHER), torch.split(pairs, TOGETHER), strict=True):
         keys = (table.column("key", both[:, side].tolist()) for side in range(2))
         yield from ([f"{distance:.4f}", *two] for distance, *two in zip(some.tolist(), *keys, strict=True))
 

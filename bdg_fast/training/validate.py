@@ -109,9 +109,13 @@ class HeldOut:
         before, after, alike = psnr(degraded, clean), psnr(restored, clean), ssim(restored, clean)
         # what is clean leaves nothing to restore: a network that does nothing would seem to be the best
         counted = self.is_clean if self.is_clean.all() else ~self.is_clean
-        of = lambda values, rows: float(values.cpu()[rows].clamp_max(MOST).mean())  # noqa: E731
-        clean_to = of(after, self.is_clean) if self.is_clean.any() else None
-        return Scores(of(after, counted), of(alike, counted), of(before, counted), picture, clean_to)
+        clean_to = _mean(after, self.is_clean) if self.is_clean.any() else None
+        return Scores(*(_mean(each, counted) for each in (after, alike, before)), picture, clean_to)
+
+
+def _mean(values: Tensor, rows: Tensor) -> float:
+    """Of some images."""
+    return float(values.cpu()[rows].clamp_max(MOST).mean())
 
 
 def _grid(columns: list[Tensor]) -> Tensor:
