@@ -110,7 +110,8 @@ class HeldOut:
         # what is clean leaves nothing to restore: a network that does nothing would seem to be the best
         counted = self.is_clean if self.is_clean.all() else ~self.is_clean
         clean_to = _mean(after, self.is_clean) if self.is_clean.any() else None
-        return Scores(*(_mean(each, counted) for each in (after, alike, before)), picture, clean_to)
+        restored_to, similarity, degraded_to = (_mean(each, counted) for each in (after, alike, before))
+        return Scores(restored_to, similarity, degraded_to, picture, clean_to)
 
 
 def _mean(values: Tensor, rows: Tensor) -> float:
