@@ -256,24 +256,32 @@ def test_mask_on_another_device():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("compute", [mas_glcm, MASGLCM(), partial(local_mas_glcm, window=32), fingerprint])
-def test_floating_images_in_0_to_255_are_warned_of(compute, dtype):
+def test_floating_images_in_0_to_255_are_warned_of_where_the_caller_is(compute, dtype):
     images = torch.rand(1, 3, 64, 64).mul(255).to(dtype)
-    with pytest.warns(UserWarning, match=r"images reach 25\d.*far above value_range \(0, 1\)"):
-        compute(images)
+    with pytest.warns(UserWarning, match=r"images are in \S+\.\.25\d.*far outside of value_range \(0, 1\)") as found:
+        compute(images.requires_grad_())
+    assert {each.filename for each in found} == {__file__}
 
 
-def test_values_a_little_outside_or_of_another_range_are_not_warned_of():
-    images = torch.rand(1, 1, 32, 32)
+def test_images_of_networks_are_warned_of():
+    with pytest.warns(UserWarning, match=r"images are in -\S+\.\.\S+, far outside"):
+        mas_glcm(torch.rand(1, 3, 64, 64) * 2 - 1)
+
+
+def test_values_a_little_outside_of_another_range_or_outside_the_mask_are_not_warned_of():
+    images, mask = torch.rand(1, 1, 32, 32), torch.ones(1, 32, 32, dtype=torch.bool)
+    mask[0, 3, 4] = False
+    holed = images.clone()
+    holed[0, 0, 3, 4] = -1e6
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        mas_glcm(images * 2)
-        mas_glcm(images * 255, value_range=(0, 255))
+        mas_glcm(images * 1.9 - 0.4)
+        mas_glcm(images * 255, value_range=(0, 100))
         mas_glcm(images * 255, check_finite=False)
         mas_glcm(torch.full((1, 1, 8, 8), 255, dtype=torch.uint8))
         mas_glcm(images[:0] * 255)
-
-
-def test_the_warning_names_the_line_of_the_caller():
-    with pytest.warns(UserWarning, match="images reach") as found:
-        mas_glcm(torch.full((1, 1, 8, 8), 255.0))
-    assert found[0].filename == __file__
+        mas_glcm(holed, mask=mask)
+        mas_glcm(holed, mask=torch.zeros_like(mask))
+        torch.compile(mas_glcm, backend="eager")(images * 255)
+    with pytest.warns(UserWarning, match=r"-1e\+06"):
+        mas_glcm(holed, mask=~mask)

@@ -73,6 +73,9 @@ def local_mas_glcm(
     check_choice("impl", impl, ops.IMPLS)
     symmetric, normalize = checked_flag("symmetric", symmetric), checked_flag("normalize", normalize)
     offsets = grid_of_offsets(materialized(angles), materialized(scales))
+    check_finite = checked_flag("check_finite", check_finite)
+    if check_finite:
+        ops.warn_if_outside(pixels, None, (low, high))
     out: Tensor = ops.local_glcm(
         pixels,
         [height, width],
@@ -84,7 +87,7 @@ def local_mas_glcm(
         source,
         list(thresholds),
         normalize,
-        checked_flag("check_finite", check_finite),
+        check_finite,
         impl,
     )
     if symmetric:

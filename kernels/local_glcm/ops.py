@@ -8,7 +8,7 @@ from torch import Tensor
 from ..mas_glcm.ops import IMPLS, choose, raise_if_not_finite, refuse_tangent, report_not_finite, warn_if_outside
 from ..mas_glcm.spec import decode
 
-__all__ = ["IMPLS", "local_glcm", "refuse_tangent", "zero_if_finite"]
+__all__ = ["IMPLS", "local_glcm", "refuse_tangent", "warn_if_outside", "zero_if_finite"]
 
 
 @torch.library.custom_op("bdg_fast::local_glcm", mutates_args=())
@@ -31,8 +31,6 @@ def local_glcm(
     ``request``: `spec.encode` of offsets that all go to slot 0. The other arguments are those of ``bdg_fast::glcm``.
     """
     chosen = choose(impl, images.device)
-    if check_finite:
-        warn_if_outside(images, low, high)
     if chosen == "cpu":
         from . import cpu
 

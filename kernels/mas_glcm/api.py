@@ -57,6 +57,8 @@ class _Settings(NamedTuple):
     symmetric: bool
     normalize: bool
     shape: tuple[int, int] | None  # scales and angles of a result that keeps them
+    value_range: tuple[float, float]
+    check_finite: bool
 
 
 def glcm(
@@ -84,9 +86,8 @@ def glcm(
             infinite), any strides.
         offsets: pairs ``(dy, dx)`` in pixels; may be negative, repeated, or larger than the image.
         levels: number of gray levels, 2..256.
-        value_range: floating values that map to black and white; values outside are clamped, with a warning
-            where those of images on the CPU lie further above it than it is wide. Integer images always use
-            their whole type.
+        value_range: floating values that map to black and white; values outside are clamped, of images on the CPU
+            with a warning where they are far outside of the default. Integer images always use their whole type.
         symmetric: add the transpose (the pairs of ``-d``).
         normalize: divide each matrix by its number of pairs; a matrix without pairs stays zero.
         mask: bool ``[B, H, W]`` or ``[B, 1, H, W]`` (B may be 1); only pairs with both pixels inside count.
@@ -273,7 +274,7 @@ def _settings(
     check = checked_flag("check_finite", check_finite)
     request = encode(offsets, slots)
     op = (request, slots[-1] + 1, number, low, high, source, tuple(thresholds), divide, check, impl)
-    return _Settings(op, checked_flag("symmetric", symmetric), divide, shape)
+    return _Settings(op, checked_flag("symmetric", symmetric), divide, shape, (low, high), check)
 
 
 @remembered
@@ -305,7 +306,10 @@ def _mas_settings(
 def _run(images: Tensor, mask: Tensor | None, settings: _Settings) -> Tensor:
     pixels = checked_images(images)
     ops.refuse_tangent(pixels)
-    out = ops.run(pixels, checked_mask(mask, pixels), *settings.op)
+    inside = checked_mask(mask, pixels)
+    if settings.check_finite:
+        ops.warn_if_outside(pixels, inside, settings.value_range)
+    out = ops.run(pixels, inside, *settings.op)
     if not settings.symmetric:
         return out
     both = out + out.mT

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
@@ -21,8 +22,8 @@ from torch.autograd import forward_ad
 from .spec import TooLarge, decode
 
 IMPLS = ("auto", "reference", "cpu", "triton")
-FAR = 1.0
-"""How far above ``value_range`` values are warned of, as a share of its width."""
+FAR = 0.5
+"""How far outside of 0..1 values are warned of."""
 
 
 @lru_cache(maxsize=1)
@@ -96,8 +97,6 @@ def _glcm(
         float32 (normalized) or int64 ``[B, slot_count, levels, levels]``.
     """
     chosen = choose(impl, images.device)
-    if check_finite:
-        warn_if_outside(images, low, high)
     arguments = (images, mask, decode(request), levels, low, high, source, thresholds, normalize)
     if chosen == "cpu":
         out: Tensor
@@ -149,12 +148,12 @@ def run(images: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
 
 
 def _is_plain(tensor: Tensor) -> bool:
+    return not tensor.requires_grad and _is_readable(tensor)
+
+
+def _is_readable(tensor: Tensor) -> bool:
     # its dispatch keys tell wrappers of torch.func, functional, fake, sparse and negated tensors, and the device
-    return (
-        type(tensor) is Tensor
-        and not tensor.requires_grad
-        and torch._C._dispatch_keys(tensor) in _dispatch_keys_of_plain_tensors()
-    )
+    return type(tensor) is Tensor and torch._C._dispatch_keys(tensor) in _dispatch_keys_of_plain_tensors()
 
 
 @lru_cache(maxsize=1)
@@ -184,20 +183,41 @@ def refuse_tangent(images: Tensor) -> None:
         raise RuntimeError("a co-occurrence matrix has no forward-mode derivative (jvp); pass images.detach()")
 
 
-def warn_if_outside(images: Tensor, low: float, high: float) -> None:
-    """Warn of images on the CPU whose largest value is far above ``high``: most are clamped to one level.
+def warn_if_outside(images: Tensor, mask: Tensor | None, value_range: tuple[float, float]) -> None:
+    """Warn of floating images on the CPU that are far outside of the default range: what is there is clamped.
 
-    Nearly always they are in 0..255 where 0..1 was meant. On a GPU it would be one more pass and one more wait.
+    Nearly always they are in 0..255, or in -1..1 as networks have them. Whoever gives a range means it. On a GPU it
+    would be one more pass and one more wait.
+
+    Args:
+        images: ``[B, C, H, W]``.
+        mask: bool ``[B, H, W]``: what is outside of it may hold anything.
+        value_range: as it was given.
     """
-    if images.device.type != "cpu" or not images.is_floating_point() or not images.numel():
+    if value_range != (0, 1) or not images.is_floating_point() or not images.numel() or not _nothing_follows():
         return
-    largest = float(images.amax())
-    if high + FAR * (high - low) < largest < math.inf:
+    if not _is_readable(images):
+        return
+    least, largest = (float(x) for x in images.detach().aminmax())
+    if least >= -FAR and largest <= 1 + FAR:
+        return
+    if mask is not None:
+        inside = images.detach().movedim(1, -1)[mask]
+        least, largest = (float(x) for x in inside.aminmax()) if len(inside) else (0.0, 1.0)
+    if (least < -FAR or largest > 1 + FAR) and math.isfinite(least) and math.isfinite(largest):
         warnings.warn(
-            f"images reach {largest:g}, far above value_range ({low:g}, {high:g}), and what lies outside is clamped; "
-            "pass their own value_range, such as (0, 255), or uint8 images",
-            stacklevel=6,  # whoever called the public function
+            f"images are in {least:g}..{largest:g}, far outside of value_range (0, 1), where all else is clamped; give "
+            "value_range=(0, 255), (-1, 1) or what theirs is, or uint8 images",
+            stacklevel=_level_of_caller(),
         )
+
+
+def _level_of_caller() -> int:
+    """Of whoever called the package, through whatever frames of it and of torch."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in ("bdg_fast", "torch"):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def raise_if_not_finite(images: Tensor) -> None:
