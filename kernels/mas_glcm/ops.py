@@ -194,9 +194,8 @@ def warn_if_outside(images: Tensor, mask: Tensor | None, value_range: tuple[floa
         mask: bool ``[B, H, W]``: what is outside of it may hold anything.
         value_range: as it was given.
     """
-    if value_range != (0, 1) or not images.is_floating_point() or not images.numel() or not _nothing_follows():
-        return
-    if not _is_readable(images):
+    wanted = value_range == (0.0, 1.0) and images.is_floating_point() and images.numel() > 0
+    if not (wanted and _nothing_follows() and _is_readable(images)):
         return
     least, largest = (float(x) for x in images.detach().aminmax())
     if least >= -FAR and largest <= 1 + FAR:
