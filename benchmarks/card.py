@@ -23,8 +23,9 @@ from torch import Tensor
 from bdg_fast import ResidualSampler, Restorer, UNet
 from bdg_fast.data.images import as_unit_rgb, bundled_photographs, list_images, read_image
 from bdg_fast.evaluation.restoration import CLEAN, KINDS, SHARES, Score, means, score, table, versions
-from bdg_fast.files import write_atomically
+from bdg_fast.files import sha256_of, write_atomically
 from bdg_fast.models import SHIPPED
+from bdg_fast.models.checkpoints import WEIGHTS_FILE
 
 from .ablation_scores import Represent, bottleneck, photographs
 from .card_readout import known, readout
@@ -50,6 +51,12 @@ def plain(scores: Sequence[Score]) -> list[dict[str, Any]]:
 def spread(files: Sequence[Path], count: int) -> list[Path]:
     """``count`` of them, evenly over their names."""
     return [files[index * len(files) // count] for index in range(min(count, len(files)))]
+
+
+def chosen(checkpoint: Path, pattern: Sequence[str], count: int) -> dict[str, Any]:
+    """For JSON: what results depend on among the arguments; folders go by what is in them."""
+    weights = checkpoint / WEIGHTS_FILE if checkpoint.is_dir() else checkpoint
+    return {"pattern": list(pattern), "count": count, "weights": sha256_of(weights)}
 
 
 def worst(scores: Sequence[Score], files: Sequence[Path], restorer: Restorer) -> Tensor:
@@ -88,6 +95,7 @@ def main() -> int:
     content: dict[str, Any] = {
         "versions": available("torch", "numba"),
         "backend": restorer.backend,
+        "arguments": chosen(arguments.checkpoint, arguments.pattern, arguments.count),
         "shares": SHARES,
         "sets": {},
     }

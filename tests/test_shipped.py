@@ -9,10 +9,12 @@ import pytest
 
 from bdg_fast import Restorer
 from bdg_fast.data.images import as_unit_rgb, bundled_photographs, hazy_photograph, read_image
-from bdg_fast.evaluation.restoration import CLEAN, KINDS, SHARES, Score, means, score
+from bdg_fast.evaluation.restoration import CLEAN, KINDS, SHARES, Score, means, score, table
+from bdg_fast.files import sha256_of
 from bdg_fast.models import SHIPPED, checkpoint_at
 
-CARD = json.loads((Path(__file__).parent.parent / "benchmarks" / "results" / "card.json").read_text())
+ROOT = Path(__file__).parent.parent
+CARD = json.loads((ROOT / "benchmarks" / "results" / "card.json").read_text())
 
 
 def read(rows):
@@ -22,6 +24,22 @@ def read(rows):
 
 SETS = {name: read(each["scores"]) for name, each in CARD["sets"].items()}
 MILD = {name: read(each["mild"]) for name, each in CARD["sets"].items()}
+BUNDLED, HELD_OUT = "photographs that come along", "held-out photographs"
+
+
+def text(*path):
+    """Of a page, whatever its lines."""
+    return " ".join(ROOT.joinpath(*path).read_text(encoding="utf-8").split())
+
+
+def of_kind(scores, kind):
+    """Those of a kind, of all sets."""
+    return [one for each in scores.values() for one in each if one.kind == kind]
+
+
+def losses(scores):
+    """In dB, of those that lose, the least first."""
+    return sorted(one.psnr_degraded - one.psnr for one in scores if one.psnr < one.psnr_degraded)
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +52,85 @@ def test_it_is_small_and_documented():
     card = (SHIPPED / "README.md").read_text(encoding="utf-8")
     for told in ("licence", "seed", "cannot", "photographs", *KINDS):
         assert told in card
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_card_has_the_measured_tables(name):
+    card = (SHIPPED / "README.md").read_text(encoding="utf-8")
+    assert f"{means(SETS[name])[CLEAN].images} {name}:\n\n{table(SETS[name])}\n" in card
+    changed = ", ".join(f"{kind} {one.change:.2f}" for kind, one in means(MILD[name]).items() if kind != "all")
+    assert f"Changed (root mean square, in 1/255): {changed}\n" in card
+    now = " and ".join(f"{means(each)['all'].gain:.1f}" for each in SETS.values())
+    assert f"(now {now})" in card
+
+
+def test_the_card_has_the_measured_readout():
+    card = text("bdg_fast", "models", "small", "README.md")
+    assert len(CARD["readout"]) == 2
+    for name, one in CARD["readout"].items():
+        each = ", ".join(f"{kind} {share:.0%}" for kind, share in one["by_kind"].items())
+        told = f"kind told {one['accuracy']:.1%} ({each}), level off by {one['level_error']:.1%} of its range"
+        assert f"Features of {name}: {told}" in card
+        assert f"nearest of versions of {one['train']} of" in card
+
+
+def test_the_card_counts_what_is_changed_too_much():
+    card, limits = text("bdg_fast", "models", "small", "README.md"), text("docs", "limits.md")
+    noise, jpeg, clean = of_kind(MILD, "noise"), of_kind(MILD, "jpeg"), of_kind(SETS, CLEAN)
+    first, second = (statistics.median(one.change for one in each if one.kind == "noise") for each in MILD.values())
+    less = sum(one.change < one.level for one in noise)
+    *others, brightened = losses(noise)
+    assert (
+        f"Mild noise of sigma {noise[0].level:.0f} is changed by less than {noise[0].level:.0f} in {less} of the "
+        f"{len(noise)} photographs ({first:.1f} and {second:.1f} in the median), and gains in "
+        f"{len(noise) - len(others) - 1}. "
+    ) in card
+    assert (len(noise) - less - 1, len(others)) == (5, 3)  # in words there
+    assert all(one.change > one.level for one in noise if one.psnr < one.psnr_degraded)
+    three = "{:.1f}, {:.1f} and {:.1f} dB".format(*others)
+    for page, most in ((card, f"it loses {brightened:.1f} dB"), (limits, f"loses {brightened:.1f} dB")):
+        assert most in page and page.count(f"lose {three}") == (2 if page is card else 1)
+    lost = losses(jpeg)
+    assert f"Mild JPEG, of quality {100 - jpeg[0].level:.0f}, loses in {len(lost)} of the {len(jpeg)}" in card
+    assert f"two by {lost[-2]:.1f} and {lost[-1]:.1f} dB" in card and lost[-3] < 1 and len(lost) > len(jpeg) / 2
+    least, second = sorted(one.psnr for one in clean)[:2]
+    assert f"Of the clean ones {len(clean) - 1} come back at {second:.1f} dB or more, one at {least:.1f} dB." in card
+    (changed,) = (one for one in clean if one.psnr == least)
+    assert f"one of {len(clean)} comes back at {least:.1f} dB, changed by {changed.change:.1f} of 255" in card
+    assert changed.photograph in card
+    shown = losses(one for one in MILD[BUNDLED] if one.kind == "noise")[-1]
+    assert f"so not the {shown:.1f} dB of one of its photographs" in card  # docs/images/worst.jpg
+    assert (
+        f"the mild noise that loses {brightened:.1f} dB nor the clean picture that comes back at {least:.1f} dB"
+    ) in card
+    assert f"Of {len(clean)} photographs of sources" in limits and f"comes back at {least:.1f} dB" in limits
+
+
+def test_the_card_counts_what_loses():
+    degraded = [one for each in SETS.values() for one in each if one.kind != CLEAN]
+    lost = losses(degraded)
+    little = sum(each < 0.2 for each in lost)
+    assert {one.kind for one in degraded if one.psnr < one.psnr_degraded} == {"blur", "jpeg"}
+    assert (
+        f"Of the {len(degraded)} degraded versions above {len(lost)} lose, {little} by less than 0.2 dB, "
+        f"{len(lost) - little} by {lost[little]:.1f} to {lost[-1]:.1f} dB: blurs and JPEGs."
+    ) in text("bdg_fast", "models", "small", "README.md")
+
+
+def test_the_card_has_the_command_and_the_weights_that_were_measured():
+    told = CARD["arguments"]
+    patterns = " ".join(f"'{each}'" for each in told["pattern"])
+    command = f"--pattern {patterns} --count {told['count']} "
+    assert command in text("bdg_fast", "models", "small", "README.md")
+    assert len({one.photograph for one in SETS[HELD_OUT]}) == told["count"]
+    assert sha256_of(SHIPPED / "model.safetensors") == told["weights"]
+
+
+def test_the_projects_table_is_the_cards():
+    found = means(SETS[HELD_OUT])
+    cells = [f"{found[kind].psnr_degraded:.1f}, {found[kind].psnr:.1f}" for kind in KINDS]
+    page = text("README.md")
+    assert f"| {' | '.join(cells)} | {found[CLEAN].psnr:.1f} |" in page
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -54,13 +151,25 @@ def test_the_card_tells_that_what_is_nearly_clean_is_changed_less_than_its_own_n
 def test_fixed_inputs_are_restored_as_the_card_says(restorer):
     (file, *_) = bundled_photographs()
     photographs = [(file.name, as_unit_rgb(read_image(file)))]
-    told = [one for one in SETS["photographs that come along"] if one.photograph == file.name]
+    told = [one for one in SETS[BUNDLED] if one.photograph == file.name]
     found = score(restorer.restore, photographs, shares=SHARES)
     assert len(found) == 1 + 3 * len(KINDS)
     for one, expected in zip(found, told, strict=True):
         assert (one.kind, one.level) == (expected.kind, pytest.approx(expected.level, abs=1e-3))
         assert one.kind == CLEAN or one.psnr_degraded == pytest.approx(expected.psnr_degraded, abs=0.01)
         assert one.psnr == pytest.approx(expected.psnr, abs=0.05), one
+
+
+def test_what_is_nearly_clean_is_changed_as_the_card_says(restorer):
+    told = {(one.photograph, one.kind): one for one in MILD[BUNDLED]}
+    photographs = [(file.name, as_unit_rgb(read_image(file))) for file in bundled_photographs()]
+    found = score(restorer.restore, photographs, ("noise",), (0.0,))
+    assert len(found) == 2 * len(photographs) == 2 * len({name for name, _ in told})
+    for one in found:
+        expected = told[one.photograph, one.kind]
+        assert one.level == expected.level
+        assert one.psnr == pytest.approx(expected.psnr, abs=0.05), one
+        assert one.change == pytest.approx(expected.change, abs=0.05), one
 
 
 def test_a_photograph_hazy_as_it_was_taken_gains_contrast(restorer):

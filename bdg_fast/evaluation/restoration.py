@@ -72,7 +72,11 @@ def versions(
 
 
 def degraded_version(photograph: Tensor, kind: str, number: int, share: float) -> tuple[float, Tensor]:
-    """One of :func:`versions`: the level, and ``[3, H, W]``; ``number`` counts the shares."""
+    """One of :func:`versions`: the level, and ``[3, H, W]``; ``number`` counts the shares.
+
+    Its random numbers are functions of kind and number alone: all photographs of one size have the same noise, streaks
+    of rain, flakes of snow and relief of haze. Means over photographs are means over one draw of those.
+    """
     low, high = RANGES[kind]
     level, seed = low + (high - low) * share, torch.tensor([100 * list(RANGES).index(kind) + number])
     return level, as_saved(degrade(photograph[None], kind, level, seed))[0]
