@@ -49,7 +49,7 @@ from bdg_fast.training.signals import StopRequest, stop_on_signals
 from bdg_fast.training.stages import Parts
 from bdg_fast.training.trainer import CHECKPOINTS, LAST
 
-from .ablation_scores import Represent, bottleneck, readout, represented, scores
+from .ablation_scores import LEARNT, Represent, bottleneck, readout, represented, scores
 from .ablation_table import BASE, markdown
 
 WITHOUT_BRIDGING_STAGE = "stages.bridging.steps=0"
@@ -185,7 +185,7 @@ def measured(
     known = train[:: -(-len(train) // READ_OUT)]
     encoder = trained_encoder(config, unet)
     told_by = {
-        name: readout(*(represented(represent, files, kinds, crop) for files in (known, test)))
+        name: readout(represented(represent, known, kinds, crop, LEARNT), represented(represent, test, kinds, crop))
         for name, represent in (("readout", bottleneck(network, sampler)), ("encoder", encoder))
         if represent is not None
     }

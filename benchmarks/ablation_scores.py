@@ -24,6 +24,8 @@ MOST = 100.0
 """PSNR in dB that images count with where they are equal to the clean ones, or nearly."""
 TOGETHER = 8
 """Images evaluated at once."""
+LEARNT = 1_000_000
+"""Number of the first photograph that features are learnt from."""
 LEVEL, VERSION, START = 0, 1, 2
 """What seeds of a photograph are derived for."""
 
@@ -54,9 +56,9 @@ def photographs(files: Sequence[Path], crop: int) -> Iterator[tuple[str, Tensor]
         yield file.name, middle(as_unit_rgb(read_image(file)), crop)
 
 
-def versions(files: Sequence[Path], kinds: Sequence[str], crop: int) -> Iterator[Versions]:
-    """The photographs in their order, each degraded by every kind at one random level of its range."""
-    for number, (_, clean) in enumerate(photographs(files, crop)):
+def versions(files: Sequence[Path], kinds: Sequence[str], crop: int, first: int = 0) -> Iterator[Versions]:
+    """The photographs, numbered from ``first``, each degraded by every kind at one random level of its range."""
+    for number, (_, clean) in enumerate(photographs(files, crop), first):
         own = torch.tensor([number])
         drawn = uniforms(derived_seeds(own, LEVEL), len(kinds), 0)[0, 0].tolist()
         found = []
@@ -65,8 +67,8 @@ def versions(files: Sequence[Path], kinds: Sequence[str], crop: int) -> Iterator
             share = 0.0 if kind == CLEAN else drawn[place]
             seed = derived_seeds(derived_seeds(own, VERSION), 100 * place)
             found.append(as_saved(degrade(clean[None], kind, low + (high - low) * share, seed)))
-        first = derived_seeds(own, START)
-        seeds = torch.cat([derived_seeds(first, index) for index in range(len(kinds))])
+        begin = derived_seeds(own, START)
+        seeds = torch.cat([derived_seeds(begin, index) for index in range(len(kinds))])
         yield Versions(torch.cat(found), seeds)
 
 
@@ -117,12 +119,16 @@ def bottleneck(network: Network, sampler: ResidualSampler) -> Represent:
 
 @torch.no_grad()
 def represented(
-    represent: Represent, files: Sequence[Path], kinds: Sequence[str], crop: int = 0
+    represent: Represent, files: Sequence[Path], kinds: Sequence[str], crop: int = 0, first: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Features ``[n, C]`` of the photographs in all degradations, each at a random level, and which, int64 ``[n]``."""
+    """Features ``[n, C]`` of the photographs in all degradations, each at a random level, and which, int64 ``[n]``.
+
+    ``first``: number of the first photograph. What is learnt from has other numbers than what is asked (`LEARNT`):
+    levels and noise that both had would be recognized.
+    """
     features = [
         represent(x * 2 - 1, own)
-        for one in versions(files, kinds, crop)
+        for one in versions(files, kinds, crop, first)
         for x, own in zip(one.degraded.split(TOGETHER), one.seeds.split(TOGETHER), strict=True)
     ]
     return torch.cat(features), torch.arange(len(kinds)).repeat(len(files))

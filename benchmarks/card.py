@@ -27,7 +27,7 @@ from bdg_fast.files import sha256_of, write_atomically
 from bdg_fast.models import SHIPPED
 from bdg_fast.models.checkpoints import WEIGHTS_FILE
 
-from .ablation_scores import Represent, bottleneck, photographs
+from .ablation_scores import LEARNT, Represent, bottleneck, photographs
 from .card_readout import known, readout
 from .peers import available
 
@@ -129,7 +129,11 @@ def main() -> int:
         if unet.condition is not None:
             features["told of the fingerprint"] = lambda x, seeds: unet.told(x)
         for name, represent in features.items():
-            found = readout(*(known(represent, files, kinds, READOUT_CROP) for files in (train, test)), kinds)
+            learnt, asked = (
+                known(represent, train, kinds, READOUT_CROP, LEARNT),
+                known(represent, test, kinds, READOUT_CROP),
+            )
+            found = readout(learnt, asked, kinds)
             content["readout"][name] = found._asdict() | {"train": len(train), "test": len(test)}
             each = ", ".join(f"{kind} {share:.0%}" for kind, share in found.by_kind.items())
             texts.append(

@@ -33,13 +33,11 @@ class Readout(NamedTuple):
     level_error: float
 
 
-def known(represent: Represent, files: Sequence[Path], kinds: Sequence[str], crop: int) -> Known:
-    """The photographs in all degradations, each at a random level.
-
-    Random numbers are functions of a photograph's number: the n-th to learn from and the n-th asked share theirs.
-    """
-    features, labels = represented(represent, files, kinds, crop)
-    shares = [uniforms(derived_seeds(torch.tensor([n]), LEVEL), len(kinds), 0)[0, 0] for n in range(len(files))]
+def known(represent: Represent, files: Sequence[Path], kinds: Sequence[str], crop: int, first: int = 0) -> Known:
+    """The photographs, numbered from ``first``, in all degradations, each at a random level."""
+    features, labels = represented(represent, files, kinds, crop, first)
+    numbers = range(first, first + len(files))
+    shares = [uniforms(derived_seeds(torch.tensor([n]), LEVEL), len(kinds), 0)[0, 0] for n in numbers]
     return Known(features, labels, torch.cat(shares))
 
 
