@@ -267,6 +267,37 @@ def test_begins_with_the_library_s_weights(name, heads, tmp_path):
     assert DiffusersUNet.from_pretrained(tmp_path / "ours").config == found.config
 
 
+@pytest.mark.parametrize(
+    ("name", "absent"),
+    [
+        ("UNet2DModel", {"attention_head_dim": None}),  # as google/ddpm-*-256: one head
+        ("UNet2DModel", {"mid_block_type": None}),
+        ("UNet2DConditionModel", {"mid_block_type": None}),
+    ],
+)
+def test_an_option_that_is_null_is_no_default(name, absent, tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(2)
+    source = getattr(diffusers, name)(
+        in_channels=3, out_channels=3, **{**DIFFUSERS[name], "block_out_channels": [8, 16], **absent}
+    )
+    with torch.no_grad():  # else attention does little
+        for parameter in source.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    source.eval().save_pretrained(tmp_path / "unet")
+    found = DiffusersUNet.from_diffusers(tmp_path / "unet", heads="both")
+    found.save_pretrained(tmp_path / "ours")
+    loaded = DiffusersUNet.from_pretrained(tmp_path / "ours")
+    assert loaded.config == found.config and absent.items() <= loaded.config.options.items()
+    x_t, time = images(1, 8, 12), torch.tensor([300.0])
+    text = {} if found.text is None else {"encoder_hidden_states": torch.zeros(1, 1, 12)}
+    with torch.no_grad():
+        expected = source(x_t, time, **text).sample
+        for network in (found, loaded):
+            noise = network(x_t, torch.zeros_like(x_t), time).noise
+            torch.testing.assert_close(noise, expected, rtol=0, atol=1e-5)
+
+
 def test_weights_that_do_not_fit_are_not_made_up(tmp_path):
     from safetensors.torch import load_file, save_file
 

@@ -14,8 +14,8 @@ from safetensors import safe_open
 
 from bdg_fast import UNet, UNetConfig
 from bdg_fast.cli import main
-from bdg_fast.jobs import Item, Record, WorkerLost, read_manifest, run_here
-from bdg_fast.jobs.work import ATTEMPTS, Worker
+from bdg_fast.cli.manifest_restore import RestoreWork
+from bdg_fast.jobs import Record, read_manifest
 
 RNG = np.random.default_rng(0)
 
@@ -143,6 +143,60 @@ def test_what_failed_a_forced_run_is_not_taken_for_done_by_the_next(photos, chec
     assert (photos / "out" / "in" / "a.png").read_bytes() != old
 
 
+class Death(BaseException):
+    """Of a process."""
+
+
+def killed(monkeypatch, when, *arguments):
+    """A run that is killed while it loads, or when its first picture is there and its line is not."""
+
+    def die(*_):
+        raise Death
+
+    with monkeypatch.context() as patched:
+        if when == "loading":
+            patched.setattr(RestoreWork, "load", die)
+        else:
+            patched.setattr(RestoreWork, "_line", die)
+        with pytest.raises(Death):
+            restore(*arguments)
+
+
+def test_results_without_lines_are_never_those_of_other_settings(photos, checkpoint, monkeypatch, capsys):
+    (photos / "files.jsonl").write_text('{"path": "in/a.png"}\n')
+    picture, state = photos / "out" / "in" / "a.png", photos / "out" / "_manifest.json"
+    killed(monkeypatch, "writing", "--checkpoint", checkpoint, "--steps", "1")
+    old = picture.read_bytes()
+    for _ in range(2):
+        killed(monkeypatch, "loading", "--checkpoint", checkpoint, "--steps", "1")
+    assert not lines_of(photos / "out" / "_manifest.jsonl")
+    assert restore("--checkpoint", checkpoint, "--steps", "2") == 2
+    assert "other settings (steps 1); --force" in capsys.readouterr().err
+    killed(monkeypatch, "loading", "--checkpoint", checkpoint, "--steps", "2", "--force")
+    assert json.loads(state.read_text())["results"] is False  # each is marked by its line
+    assert restore("--checkpoint", checkpoint, "--steps", "2") == 0
+    assert picture.read_bytes() != old
+    assert lines_of(photos / "out" / "_manifest.jsonl")["in/a.png"]["status"] == "done"
+
+
+def test_runs_that_were_killed_while_they_loaded_bind_nobody(photos, checkpoint, monkeypatch):
+    for seed in ("1", "2"):
+        killed(monkeypatch, "loading", "--checkpoint", checkpoint, "--seed", seed)
+    assert restore("--checkpoint", checkpoint) == 1
+
+
+def test_a_kill_amid_the_beginning_forgets_no_results(tmp_path, monkeypatch):
+    record = Record(tmp_path / "job")
+    record.begin("restore", {"steps": 1}, False, {})
+    (record.parts / "loaded").touch()
+    with monkeypatch.context() as patched:
+        patched.setattr("bdg_fast.jobs.record._write_json", lambda *_: (_ for _ in ()).throw(Death))
+        with pytest.raises(Death):
+            record.begin("restore", {"steps": 1}, False, {})
+    with pytest.raises(ValueError, match=r"other settings \(steps 1\)"):
+        record.begin("restore", {"steps": 2}, False, {})
+
+
 def test_a_checkpoint_is_known_by_what_it_holds(photos, checkpoint, capsys):
     shutil.copytree(checkpoint, "model")
     assert restore("--checkpoint", checkpoint) == 1
@@ -239,7 +293,7 @@ def test_manifests_of_all_types_say_the_same(tmp_path):
     pytest.importorskip("pyarrow.parquet").write_table(arrow.Table.from_pylist(rows), tmp_path / "m.parquet")
     for suffix in ("jsonl", "csv", "parquet"):
         first, second = read_manifest(tmp_path / f"m.{suffix}")
-        assert first == (tmp_path / "a b.png", "first", "x/1.png")
+        assert first[:3] == (tmp_path / "a b.png", "first", "x/1.png")
         assert (str(second.path), second.id, second.output) == ("/far/ö.png", "/far/ö.png", None)
 
 
@@ -273,6 +327,12 @@ def test_bad_manifests_are_told_with_the_place(tmp_path, name, text, message):
         ({"path": "in/a.png", "output": "_manifest.parts/a.png"}, "must not be where the job is recorded"),
         ({"path": "in/a.png", "output": "a.mp4"}, "output of 'in/a.png' must tell a format by .png"),
         ({"path": "clip.mp4"}, "output of 'clip.mp4' must tell a format by .png"),
+        ({"path": "in/a.png", "id": "."}, "files.jsonl, line 2: id must end in a name unless output is given, got '.'"),
+        (
+            {"path": "in/a.png", "id": "x/.."},
+            "files.jsonl, line 2: id must end in a name unless output is given, got 'x/..'",
+        ),
+        ({"path": "in/a.png", "id": "/"}, "line 2: id must end in a name unless output is given, got '/'"),
         ({"path": "in/a.png", "output": "in/deep/b.jpg"}, "OUT would hold out/in/deep/b.jpg twice"),
     ],
 )
@@ -312,61 +372,3 @@ def test_ray_is_asked_for_by_the_name_of_its_extra(photos, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     assert restore("--ray") == 2
     assert "pip install 'bdg-fast[ray]'" in capsys.readouterr().err
-
-
-class Death(BaseException):
-    """Of a process."""
-
-
-class Dying:
-    """Work that dies of images named deadly, or before it begins."""
-
-    def __init__(self, at_start=False):
-        self.at_start, self.seen = at_start, []
-
-    def load(self):
-        if self.at_start:
-            raise Death
-        return self.chunk
-
-    def chunk(self, items, parts):
-        for item in items:
-            self.seen.append(item.id)
-            if "deadly" in item.id:
-                raise Death
-            yield {"id": item.id, "output": item.id, "status": "done"}
-
-
-def lives(work, items, parts):
-    """Lines of a chunk by as many workers as it takes, and how many died."""
-    for died in range(20):
-        try:
-            return list(Worker(work, parts, "w")(items, "token")), died
-        except Death:
-            continue
-    raise AssertionError("no end")
-
-
-def test_the_image_that_workers_die_of_is_named_and_the_rest_is_done(tmp_path):
-    work, items = Dying(), [Item(name, name, name, False) for name in ("a", "deadly", "b", "c", "deadly too")]
-    lines, died = lives(work, items, tmp_path)
-    assert died == ATTEMPTS + 2
-    assert {line["id"]: line["status"] for line in lines} == {
-        "a": "done", "deadly": "failed", "b": "done", "c": "done", "deadly too": "failed",
-    }  # fmt: skip
-    assert "its worker died" in next(line["error"] for line in lines if line["id"] == "deadly")
-    assert work.seen.count("deadly") == ATTEMPTS + 1 and work.seen.count("a") == 1
-    assert not (tmp_path / "token.begun").exists()
-
-
-def test_workers_that_die_before_they_begin_end_the_job(tmp_path):
-    with pytest.raises(WorkerLost, match=f"a worker died {ATTEMPTS} times before it had begun"):
-        lives(Dying(at_start=True), [Item("a", "a", "a", False)], tmp_path)
-
-
-def test_lines_are_on_disk_before_the_next_image(tmp_path):
-    items = [Item(name, name, name, False) for name in "abc"]
-    counts = []
-    run_here(Dying(), items, tmp_path, 2, "w", lambda _: counts.append(sum(len(p.read_text().splitlines())
-             for p in tmp_path.glob("*.jsonl"))))  # fmt: skip
-    assert counts == [1, 2, 3]

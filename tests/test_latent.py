@@ -197,6 +197,31 @@ def test_checkpoints_refer_to_their_vae_or_hold_it(folder, tmp_path):
     assert LatentSpace.from_checkpoint(tmp_path / "reference", vae=folder).folder == folder
 
 
+def test_a_checkpoint_is_never_saved_beside_another_vae(folder, tmp_path):
+    torch.manual_seed(7)
+    tiny_vae(layers_per_block=2).save_pretrained(tmp_path / "other")
+    space, other = LatentSpace.of(folder), LatentSpace.of(tmp_path / "other")
+    at = tmp_path / "network"
+    at.mkdir()
+    other.save(at, copy=True)
+    with pytest.raises(ValueError, match=r"network.vae holds another VAE than .*vae.*: copy=True replaces it"):
+        space.save(at)
+    assert LatentSpace.from_checkpoint(at).sha256 == other.sha256  # nothing was written
+    space.save(at, copy=True)
+    images = smooth(8, 8)
+    assert torch.equal(LatentSpace.from_checkpoint(at).codec.encode(images), space.codec.encode(images))
+    assert sorted(path.name for path in at.iterdir()) == ["latent.json", "vae"]
+    written = [path.stat().st_mtime_ns for path in sorted((at / "vae").iterdir())]
+    for copy in (True, False):  # the same VAE stays as it is
+        space.save(at, copy)
+    assert [path.stat().st_mtime_ns for path in sorted((at / "vae").iterdir())] == written
+    (at / "vae" / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"holds another VAE than .*, or none"):
+        space.save(at)
+    space.save(at, copy=True)
+    assert LatentSpace.from_checkpoint(at).folder == at / "vae"
+
+
 def test_samplers_of_latents_have_no_range():
     sampler = unbounded(ResidualSampler(schedule=ResidualSchedule.linear(), steps=2, clamp_residual=True))
     clean, x_lq = torch.full((1, 5, 4, 4), 7.0), torch.full((1, 5, 4, 4), -4.0)

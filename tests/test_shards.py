@@ -15,6 +15,7 @@ from bdg_fast.data.datasets import ImageFolder, PairedFolder, SampleError
 from bdg_fast.data.loader import Skipped, TooManySkipped, batches
 from bdg_fast.data.order import Order
 from bdg_fast.data.shards import ShardFolder, write_shards
+from bdg_fast.table.sources import parts_of
 
 
 def png(value, side=6):
@@ -25,8 +26,13 @@ def png(value, side=6):
 
 def shard(path, files):
     path.parent.mkdir(parents=True, exist_ok=True)
+    members(path, files.items())
+
+
+def members(path, files):
+    """A tar file of names and bytes, also of several of one name."""
     with tarfile.open(path, "w") as tar:
-        for name, data in files.items():
+        for name, data in files:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
@@ -152,6 +158,33 @@ def test_broken_members_are_replaced_by_what_follows_and_named(tmp_path):
     assert values(take(4, dataset, start=6, workers=2, skipped=Skipped())) == values(whole)[6:]
     with pytest.raises(SampleError, match=r"a\.tar/3\.png: cannot identify"):
         take(1, dataset)
+
+
+def test_tables_take_every_image_by_its_own_name(tmp_path):
+    """Also where names differ in case alone, or repeat."""
+    names = ["a.JPG", "b.json", "b.png", "b.PNG", "b.png", "deep/c.input.png", "deep/c.target.Png"]
+    members(tmp_path / "a.tar", [(name, png(value)) for value, name in enumerate(names)])
+    [(_, items)] = parts_of([str(tmp_path / "a.tar")], 100)
+    found = [(item.key, int(item.read()[0, 0, 0])) for item in items]
+    assert found == [(f"{tmp_path}/a.tar/{name}", value) for value, name in enumerate(names) if value != 1]
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "told"),
+    [
+        ([("3.png", 3), ("3.PNG", 103)], "3.png", "png, PNG of 3"),
+        ([("3.PNG", 3), ("3.PNG", 103)], "3.PNG", "PNG, PNG of 3"),
+        ([("3.json", None), ("3.json", None), ("3.png", 3)], "3.json", "json, json of 3"),
+    ],
+)
+def test_members_of_one_name_are_refused_by_name(tmp_path, files, name, told):
+    """Where they stand: what is before and after comes as it did."""
+    content = [("1.PNG", 1), ("2.png", 2), *files, ("4.png", 4), ("5.png", 5), ("6.png", 6)]
+    members(tmp_path / "a.tar", [(member, b"{}" if value is None else png(value)) for member, value in content])
+    dataset, skipped = ShardFolder(tmp_path, kinds=("rain",), buffer=0), Skipped()
+    assert values(take(4, dataset, skipped=skipped)) == [1, 2, 4, 4, 5, 6] * 2
+    assert skipped.reasons == {f"{tmp_path}/a.tar/{name}": f"must be there once, got {told}"}
+    assert values(take(2, dataset, start=3, skipped=Skipped())) == [4, 5, 6, 1, 2, 4]
 
 
 @pytest.mark.parametrize("damage", ["cut", "header", "between", "text", "missing"])

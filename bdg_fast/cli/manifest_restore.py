@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _items(arguments: argparse.Namespace) -> list[Item]:
     """Of the manifest, once nothing can be said against their targets, whose folders are made."""
     folder, entries = arguments.output_dir, read_manifest(arguments.manifest)
-    outputs = [_output_of(entry) for entry in entries]
+    outputs = [_output_of(entry, arguments.manifest) for entry in entries]
     jobs = [Job(entry.path, folder / path) for entry, path in zip(entries, outputs, strict=True)]
     check_targets(jobs, folder, arguments.compare)
     make_folders(jobs)
@@ -108,12 +108,15 @@ def _from_anywhere(path: str | None) -> str | None:
     return os.path.abspath(path) if path is not None and Path(path).exists() else path
 
 
-def _output_of(entry: Entry) -> Path:
+def _output_of(entry: Entry, manifest: Path) -> Path:
     """Where a result goes, below the folder of all: as told, or as the id or the path are named."""
     if entry.output is not None:
         path = Path(entry.output)
     else:
         path = Path(entry.id)
+        if path.name in ("", ".."):
+            told = f"id must end in a name unless output is given, got {entry.id!r}"
+            raise ValueError(f"{manifest}, {entry.place}: {told}")
         if path.suffix.lower() not in EXTENSIONS:  # an id need be no file's name
             path = path.with_name(f"{path.name}{entry.path.suffix}")
         if path.is_absolute() or ".." in path.parts:

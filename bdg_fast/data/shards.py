@@ -5,8 +5,10 @@ The files of one image stand one after another and share their name up to the fi
     00000042.json  00000042.jpg                              a clean image
     00000042.json  00000042.input.png  00000042.target.png   a degraded one and its clean one
 
-The JSON file may be missing; its ``"kind"`` names the degradation. Python's own tarfile reads this. The webdataset
-package is not used: what it would save is a page of code, and neither its order nor its way of resuming is by position.
+The JSON file may be missing; its ``"kind"`` names the degradation. Capitals after the first dot do not count: of
+``1.png`` and ``1.PNG`` nobody knows which is meant, so training refuses both by name. Python's own tarfile reads this.
+The webdataset package is not used: what it would save is a page of code, and neither its order nor its way of resuming
+is by position.
 """
 
 from __future__ import annotations
@@ -37,32 +39,43 @@ SHUFFLE = 0
 
 
 class Member(NamedTuple):
-    """Where a file lies in a shard, and its bytes if they have been read."""
+    """What follows the first dot of a file's name, where it lies in a shard, and its bytes if they have been read."""
 
+    name: str
     offset: int
     size: int
     data: bytes | None
 
 
 class Entry(NamedTuple):
-    """The files of one image, by what follows the first dot of their names."""
+    """The files of one image, in their order."""
 
     shard: Path
     key: str
-    files: dict[str, Member]
+    files: tuple[Member, ...]
 
-    def read(self, name: str) -> bytes:
+    def read(self, file: Member) -> bytes:
         """The bytes of one of them."""
-        offset, size, data = self.files[name]
+        _, offset, size, data = file
         if data is None:
-            with open(self.shard, "rb") as file:
-                file.seek(offset)
-                data = file.read(size)
+            with open(self.shard, "rb") as shard:
+                shard.seek(offset)
+                data = shard.read(size)
         return data
 
-    def named(self, name: str) -> str:
+    def named(self, file: Member) -> str:
         """What errors call one of them."""
-        return f"{self.shard}/{self.key}.{name}"
+        return f"{self.shard}/{self.key}.{file.name}"
+
+    def first(self, accepts: Callable[[str], bool]) -> Member | None:
+        """The first one whose name, in small letters, is accepted."""
+        return next((file for file in self.files if accepts(file.name.lower())), None)
+
+    def check(self, file: Member) -> None:
+        """Refuse, as a `SampleError`, one of several of a name: nobody knows which belongs to what."""
+        same = [each.name for each in self.files if each.name.lower() == file.name.lower()]
+        if len(same) > 1:
+            raise SampleError(self.named(file), f"must be there once, got {', '.join(same)} of {self.key}")
 
 
 class ShardFolder:
@@ -189,7 +202,11 @@ class ShardFolder:
         target, input = _image(entry, "target." if self.paired else ""), _image(entry, "input.")
         if target is None or (input is not None) is not self.paired:
             wanted = "input and target" if self.paired else "one clean image"
-            raise SampleError(f"{entry.shard}/{entry.key}", f"must have {wanted}, has {', '.join(entry.files)}")
+            names = ", ".join(file.name for file in entry.files)
+            raise SampleError(f"{entry.shard}/{entry.key}", f"must have {wanted}, has {names}")
+        entry.check(target)
+        if input is not None:
+            entry.check(input)
         clean = _decoded(entry, target)
         view = View.drawn(seed, clean.shape[1], clean.shape[2], crop, flip=self.flip, rotate=self.rotate)
         if input is None:
@@ -198,14 +215,16 @@ class ShardFolder:
         return paired_sample(view, clean, degraded, kind, number, seed, entry.named(input), entry.named(target))
 
     def _kind(self, entry: Entry) -> int:
-        if not self.kinds or "json" not in entry.files:
+        file = entry.first(lambda name: name == "json") if self.kinds else None
+        if file is None:
             return -1
+        entry.check(file)
         try:
-            kind = json.loads(entry.read("json")).get("kind")
+            kind = json.loads(entry.read(file)).get("kind")
         except (ValueError, AttributeError, OSError) as error:
-            raise SampleError(entry.named("json"), f"no JSON object: {error}") from error
+            raise SampleError(entry.named(file), f"no JSON object: {error}") from error
         if kind is not None and kind not in self.kinds:
-            raise SampleError(entry.named("json"), f"kind must be one of {', '.join(self.kinds)}, got {kind!r}")
+            raise SampleError(entry.named(file), f"kind must be one of {', '.join(self.kinds)}, got {kind!r}")
         return -1 if kind is None else self.kinds.index(kind)
 
 
@@ -278,7 +297,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 def entries_of(shard: Path, read: Callable[[], bool]) -> Iterator[Entry | SampleError]:
     """The images of a shard, with their bytes where ``read`` says so; last, what is wrong with it."""
-    key, files = "", dict[str, Member]()
+    key, files = "", list[Member]()
     try:
         with tarfile.open(shard, "r:") as tar:
             while (info := tar.next()) is not None:
@@ -287,37 +306,36 @@ def entries_of(shard: Path, read: Callable[[], bool]) -> Iterator[Entry | Sample
                     continue
                 own = str(PurePosixPath(info.name).with_name(stem))
                 if own != key and files:
-                    yield Entry(shard, key, files)
-                    files = {}
+                    yield Entry(shard, key, tuple(files))
+                    files = []
                 key = own
                 file = tar.extractfile(info) if read() else None
-                files[name.lower()] = Member(info.offset_data, info.size, None if file is None else file.read())
+                files.append(Member(name, info.offset_data, info.size, None if file is None else file.read()))
             end = tar.offset
         # tarfile takes damage for the end
         with open(shard, "rb") as raw:
             raw.seek(end)
             block = raw.read(tarfile.BLOCKSIZE)
         if files:
-            yield Entry(shard, key, files)
+            yield Entry(shard, key, tuple(files))
         if block != bytes(tarfile.BLOCKSIZE):
             yield SampleError(str(shard), f"is damaged or cut off after {key}")
     except (tarfile.TarError, OSError) as error:
         yield SampleError(str(shard), str(error))
 
 
-def _image(entry: Entry, role: str) -> str | None:
+def _image(entry: Entry, role: str) -> Member | None:
     """The file of an entry that is an image of that role."""
-    names = (name for name in entry.files if name.startswith(role) and f".{name.removeprefix(role)}" in EXTENSIONS)
-    return next(names, None)
+    return entry.first(lambda name: name.startswith(role) and f".{name.removeprefix(role)}" in EXTENSIONS)
 
 
-def _decoded(entry: Entry, name: str) -> Pixels:
+def _decoded(entry: Entry, file: Member) -> Pixels:
     try:
-        return decode_image(entry.read(name), entry.named(name)).numpy()
+        return decode_image(entry.read(file), entry.named(file)).numpy()
     except ImageReadError as error:
-        raise SampleError(entry.named(name), str(error).removeprefix(f"{entry.named(name)}: ")) from error
+        raise SampleError(entry.named(file), str(error).removeprefix(f"{entry.named(file)}: ")) from error
     except OSError as error:
-        raise SampleError(entry.named(name), str(error)) from error
+        raise SampleError(entry.named(file), str(error)) from error
 
 
 def _number(entry: Entry) -> int:

@@ -19,11 +19,13 @@ class Entry(NamedTuple):
         path: of its file; a relative one begins at the manifest's folder.
         id: what it is called, no two alike; by default ``path`` as it stands there.
         output: where its result goes, if that is told.
+        place: of its row, ``line 3`` for example.
     """
 
     path: Path
     id: str
     output: str | None
+    place: str = ""
 
 
 def read_manifest(path: Path) -> list[Entry]:
@@ -65,7 +67,7 @@ def _entry(manifest: Path, place: str, row: dict[str, Any]) -> Entry:
     path = found["path"]
     if path is None:
         raise ValueError(f"{manifest}, {place}: has no path")
-    return Entry(manifest.parent / path, found["id"] or path, found["output"])
+    return Entry(manifest.parent / path, found["id"] or path, found["output"], place)
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

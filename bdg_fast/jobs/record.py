@@ -69,15 +69,17 @@ class Record:
             self._compare(content)
         elif not force and (self.table.exists() or self.parts.exists()):
             raise ValueError(f"{self.state} is missing beside {self.table} or {self.parts}; --force makes them anew")
+        results = not force and self._began()
         self.parts.mkdir(exist_ok=True)
         lines = self.lines()
         if force:
             lines = {name: old for name, line in lines.items() if (old := self._outdated(line)) is not None} | pending
         self._write(lines.values())
         for path in self.parts.iterdir():
-            if path.suffix in (".jsonl", ".begun") or path.name == LOADED or force:
+            if path.suffix in (".jsonl", ".begun") or (force and path.name != LOADED):
                 path.unlink()
-        _write_json(self.state, content | {"summary": None})
+        _write_json(self.state, content | {"results": results, "summary": None})
+        (self.parts / LOADED).unlink(missing_ok=True)  # once the state tells of it
 
     def _compare(self, content: Mapping[str, Any]) -> None:
         try:
@@ -96,7 +98,13 @@ class Record:
 
     def _has_results(self) -> bool:
         known = self.lines().values()
-        return (self.parts / LOADED).exists() or any(x["status"] != "failed" or "again" in x for x in known)
+        return self._began() or any(x["status"] != "failed" or "again" in x for x in known)
+
+    def _began(self) -> bool:
+        """Whether workers of a run that was killed may have left results that no line tells of."""
+        if (self.parts / LOADED).exists():
+            return True
+        return self.state.is_file() and bool(json.loads(self.state.read_text(encoding="utf-8")).get("results"))
 
     def _outdated(self, line: Line) -> Line | None:
         """What a line becomes whose result is of other settings; None if it keeps none, or its result is removed."""

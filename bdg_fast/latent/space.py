@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,19 +113,22 @@ class LatentSpace:
         Args:
             folder: that exists.
             copy: the VAE's files too, below ``vae/``: the folder then needs nothing else, and is larger (335 MB for
-                Stable Diffusion's).
+                Stable Diffusion's). Another VAE there is replaced.
 
         Raises:
-            ValueError: a space of a VAE that came from no file.
+            ValueError: a space of a VAE that came from no file, or ``vae/`` is of another VAE and ``copy`` is false.
         """
         if self.folder is None or self.name is None or self.sha256 is None:
             raise ValueError("a space can be saved if its VAE came from a folder: make it by LatentSpace.of")
         folder = Path(folder)
-        if copy:
-            (folder / SUBFOLDER).mkdir(exist_ok=True)
-            for name in (WEIGHTS_FILE, CONFIG_FILE):
-                if not (folder / SUBFOLDER / name).exists():  # the same in every validation
-                    write_atomically(folder / SUBFOLDER / name, partial(shutil.copyfile, self.folder / name))
+        inside = folder / SUBFOLDER
+        if not _holds(inside, self.sha256):  # it does in every validation but the first
+            if copy:
+                _copy(self.folder, inside)
+            elif inside.is_dir():
+                raise ValueError(
+                    f"{inside} holds another VAE than {self.name}, or none, and would be read: copy=True replaces it"
+                )
         told = {"vae": self.name, "sha256": self.sha256, "scale": self.scale, "colour": self.colour}
         text = json.dumps(told, indent=1) + "\n"
         write_atomically(folder / LATENT_FILE, lambda file: file.write_text(text, encoding="utf-8"))
@@ -175,6 +178,29 @@ def _check(scale: object, colour: object) -> None:
         raise ValueError(f"scale must be in 1..{LARGEST_SCALE}, got {scale!r}")
     if colour not in COLOURS:
         raise ValueError(f"colour must be one of {', '.join(map(repr, COLOURS))}, got {colour!r}")
+
+
+def _holds(folder: Path, sha256: str) -> bool:
+    """Whether the VAE of these weights is read there."""
+    try:
+        return folder.is_dir() and digest(find_vae(folder)) == sha256
+    except (OSError, CheckpointError):
+        return False
+
+
+def _copy(source: Path, folder: Path) -> None:
+    """A VAE's files alone, as a whole in the place of whatever folder is there."""
+    work = folder.with_name(f".bdg-{secrets.token_hex(6)}")
+    work.mkdir()
+    try:
+        (work / "new").mkdir()
+        for name in (WEIGHTS_FILE, CONFIG_FILE):
+            shutil.copyfile(source / name, work / "new" / name)
+        if folder.is_dir():
+            os.rename(folder, work / "old")
+        os.rename(work / "new", folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def unbounded(sampler: ResidualSampler) -> ResidualSampler:

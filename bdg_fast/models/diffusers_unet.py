@@ -72,7 +72,7 @@ class DiffusersConfig(BackboneConfig):
             if name in PLAIN and value not in PLAIN[name]:
                 raise ValueError(f"options.{name} must be {PLAIN[name][0]!r}, the one that is supported, got {value!r}")
         for name in ("down_block_types", "up_block_types"):
-            odd = [each for each in plain.get(name, ()) if str(each).startswith("Skip")]
+            odd = [each for each in plain.get(name) or () if str(each).startswith("Skip")]
             if odd:
                 raise ValueError(f"options.{name} must be of blocks without skips of images, got {odd[0]!r}")
         object.__setattr__(self, "options", plain)
@@ -175,7 +175,7 @@ class DiffusersUNet(Backbone):
         if left not in (channels, 2 * channels):  # as many again tell a variance
             raise ValueError(f"{path} must map C channels, or 2 C, to C, and maps {came} to {left}")
         known = set(inspect.signature(model.__init__).parameters) - set(OURS)
-        options = {key: value for key, value in source.config.items() if key in known and value is not None}
+        options = {key: value for key, value in source.config.items() if key in known}  # null is no default
         config = DiffusersConfig(heads=heads, channels=channels, model=name, options=options, **settings)
         network = cls(config)
         weights, own = source.state_dict(), network.net.state_dict()

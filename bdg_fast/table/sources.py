@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bdg_fast.data.datasets import SampleError
 from bdg_fast.data.images import EXTENSIONS, decode_image, read_image
-from bdg_fast.data.shards import Entry, entries_of
+from bdg_fast.data.shards import Entry, Member, entries_of
 
 SHARD, LIST = ".tar", ".txt"
 """Files that stand for images: a tar file of them, and a list of paths."""
@@ -123,13 +123,13 @@ def _inside(shard: Path) -> Iterator[Item]:
         if isinstance(entry, SampleError):
             yield Item(str(shard), partial(_fail, entry))
             continue
-        for name in entry.files:
-            if f".{name.rpartition('.')[2]}" in EXTENSIONS:
-                yield Item(entry.named(name), partial(_decode, entry, name))
+        for file in entry.files:
+            if f".{file.name.lower().rpartition('.')[2]}" in EXTENSIONS:
+                yield Item(entry.named(file), partial(_decode, entry, file))
 
 
-def _decode(entry: Entry, name: str) -> Tensor:
-    return decode_image(entry.read(name), entry.named(name))
+def _decode(entry: Entry, file: Member) -> Tensor:
+    return decode_image(entry.read(file), entry.named(file))
 
 
 def _fail(error: SampleError) -> Tensor:
