@@ -382,7 +382,6 @@ def test_no_images_give_none_of_a_network_that_is_told(backend):
         (torch.rand(3, 8, 8), r"pixels must have shape \[B, 3, H, W\], got \[3, 8, 8\]"),
         (torch.rand(1, 1, 8, 8), r"pixels must have shape \[B, 3, H, W\], got \[1, 1, 8, 8\]"),
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint16), "pixels must be uint8 or floating, got uint16"),
-        (torch.zeros(1, 3, 8, 8, dtype=torch.int64), "pixels must be uint8 or floating, got int64"),
     ],
 )
 def test_pixels_of_another_shape_or_type_are_refused(restorer, pixels, told):
