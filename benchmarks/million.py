@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import signal
 import subprocess
 import sys
@@ -88,7 +89,7 @@ def run(command: Sequence[str], table: Path, parts: int, kill_at: float | None =
 
 def alike(table: Table, names: Sequence[Name]) -> dict[str, Any]:
     """How often the nearest image of another photograph, and most of ten, are degraded in the same way."""
-    chosen = [row for row in range(0, len(table), max(1, len(table) // QUERIES)) if not names[row].change]
+    chosen = some([row for row, name in enumerate(names) if not name.change])
     _, rows = nearest(table, rows_of(table, chosen), CANDIDATES, backend="tree")
     first, ten, all_ = 0, 0, 0
     by_kind: dict[str, list[bool]] = {}
@@ -104,8 +105,7 @@ def alike(table: Table, names: Sequence[Name]) -> dict[str, Any]:
 def copies(table: Table, names: Sequence[Name]) -> dict[str, Any]:
     """How often a planted copy's original is the nearest image, or one of ten."""
     row_of = {name.number: row for row, name in enumerate(names)}
-    chosen = [row for row, name in enumerate(names) if name.change]
-    chosen = chosen[:: max(1, len(chosen) // QUERIES)]
+    chosen = some([row for row, name in enumerate(names) if name.change])
     _, rows = nearest(table, rows_of(table, chosen), 11, backend="tree")
     found: dict[str, list[int]] = {change: [] for change in CHANGES}
     for own, near in zip(chosen, rows.tolist(), strict=True):
@@ -116,6 +116,11 @@ def copies(table: Table, names: Sequence[Name]) -> dict[str, Any]:
         change: {"copies": len(places), "nearest": share(places, 1), "of_ten": share(places, 10)}
         for change, places in found.items()
     }
+
+
+def some(rows: Sequence[int]) -> list[int]:
+    """At most `QUERIES` of them, at random: changes come in turn."""
+    return sorted(random.Random(0).sample(rows, min(QUERIES, len(rows))))
 
 
 def share(places: Sequence[int], below: int) -> float | None:
@@ -177,10 +182,9 @@ def main() -> None:
         return
     command = ["fingerprints", str(shards), "--output", str(folder), "--project"]
     parts = sum(1 + min(10_000, arguments.images - 10_000 * at) // 1000 for at in range(files))
-    builds = []
-    if not folder.exists():
-        builds.append(run(command, folder, parts, KILLED_AT))
-    builds.append(run(command, folder, parts))
+    builds = json.loads(result.read_text(encoding="utf-8"))["builds"] if result.exists() else []
+    if not builds:
+        builds = [run(command, folder, parts, KILLED_AT), run(command, folder, parts)]
     table = Table(folder)
     names = [Name.of(key) for key in table.column("key", range(len(table)))]
     figures: dict[str, Any] = {
