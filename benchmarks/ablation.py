@@ -284,15 +284,17 @@ class Ablation:
             Runs whose results are not there, because other commands are at them, or because of ``stop``.
         """
         self.out.mkdir(parents=True, exist_ok=True)
-        missing = []
+        missing = list[tuple[str, int]]()
         for seed in range(self.arguments.seeds):
             for arm in self.arguments.arms:
                 with held(Path(f"{self.folder(arm, seed)}.lock")) as mine:
                     self.read()
                     there = str(seed) in self.results["runs"].get(arm, {})
                     if not there and not (mine and not stop.asked and self.one(arm, seed, stop)):
-                        missing.append(f"{arm}, seed {seed}")
-        return missing
+                        missing.append((arm, seed))
+        self.read()  # others may be done by now
+        done = self.results["runs"]
+        return [f"{arm}, seed {seed}" for arm, seed in missing if str(seed) not in done.get(arm, {})]
 
     def one(self, arm: str, seed: int, stop: StopRequest) -> bool:
         """Train and measure a run; whether it was not stopped before its end."""
