@@ -7,6 +7,7 @@ metadata, with the note.
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,17 +24,22 @@ TEXTS = ("key", "kind")
 NUMBERS = {"width": torch.int32, "height": torch.int32, "level": torch.float32, "confidence": torch.float32}
 
 
-def require_pyarrow() -> Any:
-    """The module that reads and writes Parquet.
+def required(module: str, what: str, package: str) -> Any:
+    """An optional module.
 
     Raises:
         ImportError: says how to install it.
     """
     try:
-        import pyarrow.parquet  # optional
+        return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError("Parquet needs pyarrow: pip install 'bdg-fast[table]'") from error
-    return pyarrow
+        raise ImportError(f"{what} needs {package}: pip install 'bdg-fast[table]'") from error
+
+
+def require_pyarrow() -> Any:
+    """The module that reads and writes Parquet; ImportError as :func:`required`."""
+    required("pyarrow.parquet", "Parquet", "pyarrow")
+    return importlib.import_module("pyarrow")
 
 
 def write_part(path: Path, keys: Sequence[str], rows: Sequence[Row], width: int, settings: Settings, note: Any) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .parts import required
 from .table import Table
 
 BACKENDS = ("auto", "exact", "tree", "faiss")
@@ -71,7 +72,7 @@ class Tree:
     """A k-d tree (scipy) of all rows in memory, in float64: as exact as comparing with every row."""
 
     def __init__(self, table: Table) -> None:
-        spatial = require_scipy()
+        spatial = required("scipy.spatial", "backend 'tree'", "scipy")
         rows: Any = None
         begin = 0
         for vectors in table.vectors():
@@ -93,24 +94,11 @@ class Tree:
         return found, torch.from_numpy(rows).masked_fill_(found.isinf(), -1)
 
 
-def require_scipy() -> Any:
-    """The module that has the tree.
-
-    Raises:
-        ImportError: says how to install it.
-    """
-    try:
-        import scipy.spatial  # optional
-    except ImportError as error:
-        raise ImportError("backend 'tree' needs scipy: pip install 'bdg-fast[table]'") from error
-    return scipy.spatial
-
-
 class Faiss:
     """A graph of neighbours (HNSW) in memory: of every row its vector in 16 bits, and 256 bytes of links."""
 
     def __init__(self, table: Table) -> None:
-        faiss = require_faiss()
+        faiss = required("faiss", "backend 'faiss'", "faiss-cpu")
         self._index: Any = None
         for vectors in table.vectors():
             if self._index is None:
@@ -130,19 +118,6 @@ class Faiss:
         numbers = torch.from_numpy(rows)
         distances = torch.from_numpy(squares).clamp_min(0).sqrt()
         return torch.where(numbers < 0, torch.inf, distances), numbers
-
-
-def require_faiss() -> Any:
-    """The module that builds approximate indexes.
-
-    Raises:
-        ImportError: says how to install it.
-    """
-    try:
-        import faiss  # optional
-    except ImportError as error:
-        raise ImportError("backend 'faiss' needs faiss-cpu: pip install 'bdg-fast[table]'") from error
-    return faiss
 
 
 def index_of(table: Table, backend: str = "auto", queries: int = 1) -> Index:
