@@ -36,7 +36,7 @@ KILLED_AT = 0.4
 SEEN_AT = (0.01, 0.1, 0.4, 0.7, 1.0)
 """Shares of the table's files, when memory is looked at."""
 QUERIES, CANDIDATES = 4000, 50
-THRESHOLDS = (0.01, 0.02)
+THRESHOLDS = (0.01, 0.02, 0.03)
 PACKAGES = ("torch", "numpy", "pillow", "scipy")
 
 

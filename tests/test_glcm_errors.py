@@ -256,19 +256,25 @@ def test_mask_on_another_device():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("compute", [mas_glcm, MASGLCM(), partial(local_mas_glcm, window=32), fingerprint])
-def test_floating_images_in_0_to_255_are_warned_of_where_the_caller_is(compute, dtype):
+def test_floating_images_in_0_to_255_are_warned_of_where_the_caller_is(compute, dtype, monkeypatch):
+    monkeypatch.setattr("bdg_fast.kernels.mas_glcm.ops._looked", 0)
     images = torch.rand(1, 3, 64, 64).mul(255).to(dtype)
     with pytest.warns(UserWarning, match=r"images are in \S+\.\.25\d.*far outside of value_range \(0, 1\)") as found:
         compute(images.requires_grad_())
     assert {each.filename for each in found} == {__file__}
 
 
-def test_images_of_networks_are_warned_of():
+def test_images_of_networks_are_warned_of_in_the_first_calls(monkeypatch):
+    monkeypatch.setattr("bdg_fast.kernels.mas_glcm.ops._looked", 31)
     with pytest.warns(UserWarning, match=r"images are in -\S+\.\.\S+, far outside"):
+        mas_glcm(torch.rand(1, 3, 64, 64) * 2 - 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         mas_glcm(torch.rand(1, 3, 64, 64) * 2 - 1)
 
 
-def test_values_a_little_outside_of_another_range_or_outside_the_mask_are_not_warned_of():
+def test_values_a_little_outside_of_another_range_or_outside_the_mask_are_not_warned_of(monkeypatch):
+    monkeypatch.setattr("bdg_fast.kernels.mas_glcm.ops._looked", 0)
     images, mask = torch.rand(1, 1, 32, 32), torch.ones(1, 32, 32, dtype=torch.bool)
     mask[0, 3, 4] = False
     holed = images.clone()

@@ -215,7 +215,11 @@ def test_a_checkpoint_is_never_saved_beside_another_vae(folder, tmp_path):
     for copy in (True, False):  # the same VAE stays as it is
         space.save(at, copy)
     assert [path.stat().st_mtime_ns for path in sorted((at / "vae").iterdir())] == written
-    (at / "vae" / "config.json").unlink()
+    config = at / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": 0.5}))
+    space.save(at, copy=True)  # the same weights, and yet another VAE
+    assert torch.equal(LatentSpace.from_checkpoint(at).codec.encode(images), space.codec.encode(images))
+    config.unlink()
     with pytest.raises(ValueError, match=r"holds another VAE than .*, or none"):
         space.save(at)
     space.save(at, copy=True)

@@ -291,7 +291,8 @@ def test_a_share_of_an_earlier_table_completes_none(photos, tmp_path):
     assert (built.kept, built.complete) == (0, True)
     (tmp_path / "more.png").write_bytes(min(photos.glob("*.png")).read_bytes())
     both = [photos, tmp_path / "more.png"]
-    assert not build(both, tmp_path / "table", after, shard=(0, 2)).complete  # the other one knows no more.png
+    built = build(both, tmp_path / "table", after, shard=(0, 2))  # the other one knows no more.png
+    assert (built.complete, built.differing) == (False, [1])
     assert build(both, tmp_path / "table", after, shard=(1, 2)).complete
     assert len(Table(tmp_path / "table")) == 12
 

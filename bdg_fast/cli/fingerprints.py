@@ -93,6 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
         kept = f", {built.kept} of them from before" if built.kept else ""
         share = "" if shard[1] == 1 else f" of share {shard[0]}/{shard[1]}"
         state = "" if built.complete else "; the table is finished when all shares are"
+        if built.differing:
+            state += f"; run again, as they saw other files or settings: {', '.join(map(str, built.differing))}"
         print(f"{arguments.output}: {built.rows} images{share}{kept}{state}")
         return int(max(processes.collected(failures.report())))  # torchrun ends all at the first exit code but 0
 

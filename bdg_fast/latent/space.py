@@ -122,7 +122,7 @@ class LatentSpace:
             raise ValueError("a space can be saved if its VAE came from a folder: make it by LatentSpace.of")
         folder = Path(folder)
         inside = folder / SUBFOLDER
-        if not _holds(inside, self.sha256):  # it does in every validation but the first
+        if not _holds(inside, self.folder, self.sha256):  # it does in every validation but the first
             if copy:
                 _copy(self.folder, inside)
             elif inside.is_dir():
@@ -180,10 +180,11 @@ def _check(scale: object, colour: object) -> None:
         raise ValueError(f"colour must be one of {', '.join(map(repr, COLOURS))}, got {colour!r}")
 
 
-def _holds(folder: Path, sha256: str) -> bool:
-    """Whether the VAE of these weights is read there."""
+def _holds(folder: Path, source: Path, sha256: str) -> bool:
+    """Whether the VAE of ``source`` is read there: these weights, by the same configuration (it scales latents)."""
     try:
-        return folder.is_dir() and digest(find_vae(folder)) == sha256
+        same = folder.is_dir() and digest(find_vae(folder)) == sha256
+        return same and (folder / CONFIG_FILE).read_bytes() == (source / CONFIG_FILE).read_bytes()
     except (OSError, CheckpointError):
         return False
 

@@ -32,12 +32,14 @@ class Built:
         kept: rows that an earlier run had made.
         failures: messages that name images that failed, in this run or an earlier one.
         complete: whether the table is: all processes are done.
+        differing: numbers of processes whose last run saw other files, or had other settings, than this one.
     """
 
     rows: int = 0
     kept: int = 0
     failures: list[str] = field(default_factory=list)
     complete: bool = False
+    differing: list[int] = field(default_factory=list)
 
 
 def build(
@@ -102,7 +104,7 @@ def build(
         record.append({"file": path.name, "rows": note["rows"], "failed": len(note["failures"])})
     if not record and world == 1:
         raise FileNotFoundError(f"no image in {', '.join(str(given) for given in inputs)}")
-    built.complete = _finish(folder, rank, world, {"of": whole.hexdigest(), "parts": record})
+    built.complete, built.differing = _finish(folder, rank, world, {"of": whole.hexdigest(), "parts": record})
     return built
 
 
@@ -188,13 +190,17 @@ def _text(key: str) -> str:
     return key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _finish(folder: Path, rank: int, world: int, record: dict[str, Any]) -> bool:
-    """Leave a record; whoever finds those of all others, of the same settings and files, completes the table."""
+def _finish(folder: Path, rank: int, world: int, record: dict[str, Any]) -> tuple[bool, list[int]]:
+    """Leave a record; whoever finds those of all others, of the same settings and files, completes the table.
+
+    Returns:
+        Whether it is complete, and whose records are of others.
+    """
     paths = [_record(folder, number, world) for number in range(world)]
     _write_json(paths[rank], record)
     records = [_read_record(path) for path in paths]
     if any(other.get("of") != record["of"] for other in records):
-        return False
+        return False, [n for n, other in enumerate(records) if other and other.get("of") != record["of"]]
     parts = sorted((part for other in records for part in other["parts"]), key=lambda part: str(part["file"]))
     names = {part["file"] for part in parts} | {path.name for path in paths}
     # of inputs that were, of another format or number of processes; with several, a .bdg- file may be another's in work
@@ -204,7 +210,7 @@ def _finish(folder: Path, rank: int, world: int, record: dict[str, Any]) -> bool
                 path.unlink(missing_ok=True)
     content = read_manifest(folder)
     _write_json(folder / MANIFEST, content | {"parts": parts})
-    return True
+    return True, []
 
 
 def _record(folder: Path, rank: int, world: int) -> Path:

@@ -86,8 +86,8 @@ def glcm(
             infinite), any strides.
         offsets: pairs ``(dy, dx)`` in pixels; may be negative, repeated, or larger than the image.
         levels: number of gray levels, 2..256.
-        value_range: floating values that map to black and white; values outside are clamped, of images on the CPU
-            with a warning where they are far outside of the default. Integer images always use their whole type.
+        value_range: floating values that map to black and white; values outside are clamped. The first calls with
+            images on the CPU warn of what is far outside of the default. Integer images always use their whole type.
         symmetric: add the transpose (the pairs of ``-d``).
         normalize: divide each matrix by its number of pairs; a matrix without pairs stays zero.
         mask: bool ``[B, H, W]`` or ``[B, 1, H, W]`` (B may be 1); only pairs with both pixels inside count.

@@ -22,8 +22,11 @@ from torch.autograd import forward_ad
 from .spec import TooLarge, decode
 
 IMPLS = ("auto", "reference", "cpu", "triton")
-FAR = 0.5
-"""How far outside of 0..1 values are warned of."""
+FAR, LOOKS = 0.5, 32
+"""How far outside of 0..1 values are warned of, and in how many calls of a process they are looked at."""
+
+
+_looked = 0
 
 
 @lru_cache(maxsize=1)
@@ -186,7 +189,8 @@ def refuse_tangent(images: Tensor) -> None:
 def warn_if_outside(images: Tensor, mask: Tensor | None, value_range: tuple[float, float]) -> None:
     """Warn of floating images on the CPU that are far outside of the default range: what is there is clamped.
 
-    Nearly always they are in 0..255, or in -1..1 as networks have them. Whoever gives a range means it. On a GPU it
+    Nearly always they are in 0..255, or in -1..1 as networks have them, and so from the first call on: later ones are
+    not looked at, as it would take a quarter of the time of a few offsets. Whoever gives a range means it. On a GPU it
     would be one more pass and one more wait.
 
     Args:
@@ -194,9 +198,12 @@ def warn_if_outside(images: Tensor, mask: Tensor | None, value_range: tuple[floa
         mask: bool ``[B, H, W]``: what is outside of it may hold anything.
         value_range: as it was given.
     """
-    wanted = value_range == (0.0, 1.0) and images.is_floating_point() and images.numel() > 0
-    if not (wanted and _nothing_follows() and _is_readable(images)):
+    global _looked
+    if _looked >= LOOKS or value_range != (0.0, 1.0) or not images.is_floating_point() or not images.numel():
         return
+    if not (_nothing_follows() and _is_readable(images)):
+        return
+    _looked += 1
     least, largest = (float(x) for x in images.detach().aminmax())
     if least >= -FAR and largest <= 1 + FAR:
         return
@@ -205,8 +212,8 @@ def warn_if_outside(images: Tensor, mask: Tensor | None, value_range: tuple[floa
         least, largest = (float(x) for x in inside.aminmax()) if len(inside) else (0.0, 1.0)
     if (least < -FAR or largest > 1 + FAR) and math.isfinite(least) and math.isfinite(largest):
         warnings.warn(
-            f"images are in {least:g}..{largest:g}, far outside of value_range (0, 1), where all else is clamped; give "
-            "value_range=(0, 255), (-1, 1) or what theirs is, or uint8 images",
+            f"images are in {least:g}..{largest:g}, far outside of value_range (0, 1): what is outside is clamped; "
+            "give value_range=(0, 255), (-1, 1) or what theirs is, or uint8 images",
             stacklevel=_level_of_caller(),
         )
 
