@@ -291,3 +291,14 @@ def test_values_a_little_outside_of_another_range_or_outside_the_mask_are_not_wa
         torch.compile(mas_glcm, backend="eager")(images * 255)
     with pytest.warns(UserWarning, match=r"-1e\+06"):
         mas_glcm(holed, mask=~mask)
+
+
+def test_what_is_looked_at_makes_nobody_compile_anew(monkeypatch):
+    monkeypatch.setattr("bdg_fast.kernels.mas_glcm.ops._looked", 0)
+    graphs = []
+    compiled = torch.compile(mas_glcm, backend=lambda graph, _: graphs.append(graph) or graph.forward)
+    images = torch.rand(1, 1, 16, 16)
+    for _ in range(3):
+        compiled(images)
+        mas_glcm(images)  # is looked at
+    assert len(graphs) == 1

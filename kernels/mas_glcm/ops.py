@@ -24,8 +24,6 @@ from .spec import TooLarge, decode
 IMPLS = ("auto", "reference", "cpu", "triton")
 FAR, LOOKS = 0.5, 32
 """How far outside of 0..1 values are warned of, and in how many calls of a process they are looked at."""
-
-
 _looked = 0
 
 
@@ -199,6 +197,8 @@ def warn_if_outside(images: Tensor, mask: Tensor | None, value_range: tuple[floa
         value_range: as it was given.
     """
     global _looked
+    if torch.compiler.is_compiling():  # a compiler would compile anew whenever the number has changed
+        return
     if _looked >= LOOKS or value_range != (0.0, 1.0) or not images.is_floating_point() or not images.numel():
         return
     if not (_nothing_follows() and _is_readable(images)):
