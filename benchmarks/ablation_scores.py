@@ -12,16 +12,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bdg_fast.data.degrade import RANGES, degrade
+from bdg_fast.data.degrade import CLEAN, RANGES, degrade
 from bdg_fast.data.images import as_unit_rgb, read_image
 from bdg_fast.evaluation.probe import knn
-from bdg_fast.evaluation.restoration import CLEAN, as_saved, means, score
+from bdg_fast.evaluation.restoration import as_saved, means, score
 from bdg_fast.kernels.pixelwise import derived_seeds, image_normals, uniforms
 from bdg_fast.models import UNetOutput
 from bdg_fast.sampler import ResidualSampler
+from bdg_fast.training.validate import MOST
 
-MOST = 100.0
-"""PSNR in dB that images count with where they are equal to the clean ones, or nearly."""
 TOGETHER = 8
 """Images evaluated at once."""
 LEARNT = 1_000_000

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bdg_fast.evaluation.restoration import CLEAN
+from bdg_fast.data.degrade import CLEAN
 
 BASE = "base"
 Record = Mapping[str, Any]

@@ -21,8 +21,9 @@ from PIL import Image
 from torch import Tensor
 
 from bdg_fast import ResidualSampler, Restorer, UNet
+from bdg_fast.data.degrade import CLEAN
 from bdg_fast.data.images import as_unit_rgb, bundled_photographs, list_images, read_image
-from bdg_fast.evaluation.restoration import CLEAN, KINDS, SHARES, Score, means, score, table, versions
+from bdg_fast.evaluation.restoration import KINDS, SHARES, Score, means, score, table, versions
 from bdg_fast.files import sha256_of, write_atomically
 from bdg_fast.models import SHIPPED
 from bdg_fast.models.checkpoints import WEIGHTS_FILE

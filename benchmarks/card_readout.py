@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bdg_fast.evaluation.restoration import CLEAN
+from bdg_fast.data.degrade import CLEAN
 from bdg_fast.kernels.pixelwise import derived_seeds, uniforms
 
 from .ablation_scores import LEVEL, Represent, represented

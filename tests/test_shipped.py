@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from bdg_fast import Restorer
+from bdg_fast.data.degrade import CLEAN
 from bdg_fast.data.images import as_unit_rgb, bundled_photographs, hazy_photograph, read_image
-from bdg_fast.evaluation.restoration import CLEAN, KINDS, SHARES, Score, means, score, table
+from bdg_fast.evaluation.restoration import KINDS, SHARES, Score, means, score, table
 from bdg_fast.files import sha256_of
 from bdg_fast.models import SHIPPED, checkpoint_at
 

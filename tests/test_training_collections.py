@@ -96,7 +96,7 @@ def test_pairs_of_an_unknown_kind_are_not_classified(pairs, tmp_path):
 
 def test_a_stage_cannot_choose_among_degradations_that_were_made_before(pairs, tmp_path):
     data = {"source": "paired", "root": str(pairs), "held_out": 0, "degradations": ["haze", "rain"]}
-    for given in ({"degradations": ["rain"]}, {"draws": {"rain": 2}}, {"mild": 2}):
+    for given in ({"degradations": ["rain"]}, {"draws": {"rain": 2}}, {"mild": 2}, {"tone": 0.2}):
         stages = {"bridging": {"coefficients": "bridging", "steps": 1, **given}}
         run = build(TrainConfig, {**settings(tmp_path / "run", data=data), "stages": stages})
         told = rf"^stages.bridging.{next(iter(given))} must not be given: .* degraded already"

@@ -90,6 +90,9 @@ def test_overrides_replace_what_a_file_says(tmp_path):
         ("stages.generation.draws={noise: 2}", r"^stages.generation.draws must not be given in generation"),
         ("stages.bridging.mild={rain: 2}", r"^stages.bridging.mild must be of the degradations drawn from, got rain"),
         ("stages.bridging.mild={noise: 0}", r"^stages.bridging.mild must be above 0, got"),
+        ("stages.generation.tone=0.3", r"^stages.generation.tone must not be given in generation"),
+        ("stages.bridging.tone={rain: 0.2}", r"^stages.bridging.tone must be of the degradations drawn from, got rain"),
+        ("stages.bridging.tone=-0.1", r"^stages.bridging.tone must be 0 to 2.0, got -0.1"),
         ("stages.bridging.mild=much", r"^stages.bridging.mild must be a number, got 'much'"),
         ("stages.bridging.mild.noise=much", r"^stages.bridging.mild.noise must be a number, got 'much'"),
         ("stages.bridging.draws={rain: 2}", r"^stages.bridging.draws must be of the degradations drawn from, got rain"),
@@ -136,6 +139,15 @@ def test_bad_settings_are_named(tmp_path, override, match):
     file.write_text(json.dumps(settings("x")))
     with pytest.raises(ValueError, match=match):
         load_config(file, [override])
+
+
+@pytest.mark.parametrize("given", ["mild=2", "tone=0.3"])
+def test_a_chain_draws_its_levels_itself(tmp_path, given):
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(settings("x")))
+    load_config(file, ["data.degradations=[chain]"])
+    with pytest.raises(ValueError, match=rf"^stages.bridging.{given.split('=')[0]} must not be given for 'chain'"):
+        load_config(file, ["data.degradations=[chain]", f"stages.bridging.{given}"])
 
 
 def test_a_run_needs_a_step(tmp_path):

@@ -1,10 +1,13 @@
 """Images of a step: positions and seeds tell everything, crops are parts of their images, and sources have names."""
 
+import math
+
 import pytest
 import torch
 
 from bdg_fast.data.images import bundled_photographs
 from bdg_fast.training.config import Data
+from bdg_fast.training.config_stage import Drawing
 from bdg_fast.training.data import Pictures, degraded_pair, open_source
 from training_setup import batches, pictures
 
@@ -75,6 +78,28 @@ def test_sources_by_name(tmp_path):
         open_source(Data(held_out=11))
 
 
+def test_tone_brightens_and_darkens_what_is_degraded_and_its_target_alike():
+    (batch,) = batches(pictures(), 1, 6, crop=20)
+    plain = degraded_pair(batch, batch.seeds, CPU, ("clean",))
+    toned = degraded_pair(batch, batch.seeds, CPU, ("clean",), Drawing(tone=0.5))
+    assert torch.equal(toned.clean, toned.degraded), "what is not degraded is its own target"
+    byte = (toned.clean + 1) / 2 * 255
+    torch.testing.assert_close(byte, byte.round(), atol=1e-3, rtol=0)
+    inside = ((plain.clean + 1) / 2).clamp(0.2, 0.8) == (plain.clean + 1) / 2
+    for before, after, where in zip((plain.clean + 1) / 2, (toned.clean + 1) / 2, inside, strict=True):
+        gamma = after[where].log() / before[where].log()
+        assert gamma.max() - gamma.min() < 0.1, "one curve for an image"
+        assert math.exp(-0.5) - 0.05 < gamma.min() and gamma.max() < math.exp(0.5) + 0.05
+    assert (toned.clean.mean((1, 2, 3)) > plain.clean.mean((1, 2, 3))).unique().numel() == 2, "some up and some down"
+    names = ("noise", "blur", "jpeg")
+    whole = degraded_pair(batch, batch.seeds, CPU, names)
+    first = int(whole.classes[0])
+    some = degraded_pair(batch, batch.seeds, CPU, names, Drawing(tone={names[first]: 0.5}))
+    assert torch.equal(whole.classes, some.classes)
+    changed = (whole.clean != some.clean).flatten(1).any(1)
+    assert changed.tolist() == [kind == first for kind in whole.classes.tolist()]
+
+
 def test_degraded_images_depend_on_their_seeds_alone():
     (batch,) = batches(pictures(), 1, 6, crop=20)
     names = ("noise", "blur", "jpeg")
@@ -85,14 +110,13 @@ def test_degraded_images_depend_on_their_seeds_alone():
     assert row.classes == whole.classes[2]
     byte = (whole.degraded + 1) / 2 * 255
     torch.testing.assert_close(byte, byte.round(), atol=1e-3, rtol=0)
-    some = degraded_pair(batch, batch.seeds, CPU, names, used=("jpeg",))
+    some = degraded_pair(batch, batch.seeds, CPU, names, Drawing(("jpeg",)))
     assert some.classes.tolist() == [2] * 6
-    pairs = [
-        degraded_pair(batch, batch.seeds, CPU, ("noise",), mild=mild) for mild in (1, 4, {"noise": 4}, {"blur": 4})
-    ]
-    often = degraded_pair(batch, batch.seeds, CPU, names, draws={"jpeg": 1e6})
+    powers: tuple[float | dict[str, float], ...] = (1, 4, {"noise": 4}, {"blur": 4})
+    pairs = [degraded_pair(batch, batch.seeds, CPU, ("noise",), Drawing(mild=power)) for power in powers]
+    often = degraded_pair(batch, batch.seeds, CPU, names, Drawing(draws={"jpeg": 1e6}))
     assert often.classes.tolist() == [2] * 6
-    assert torch.equal(degraded_pair(batch, batch.seeds, CPU, names, draws={"jpeg": 1}).classes, whole.classes)
+    assert torch.equal(degraded_pair(batch, batch.seeds, CPU, names, Drawing(draws={"jpeg": 1})).classes, whole.classes)
     harm = [(pair.degraded - pair.clean).square().mean() for pair in pairs]
     assert harm[1] < harm[0]
     assert harm[2] == harm[1] and harm[3] == harm[0]

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from ..data.crops import eight_bits
 from ..data.datasets import folder_at
+from ..data.degrade import CLEAN
 from ..data.images import as_unit_rgb, list_images, read_image
 from ..data.layouts import Part, find_parts
 from ..data.pairing import match_pairs
-from .restoration import CLEAN, KINDS, SHARES, degraded_version
+from .restoration import KINDS, SHARES, degraded_version
 
 Pair = tuple[Tensor, Tensor]
 """Degraded and clean image, uint8 ``[3, H, W]`` each, of one size."""

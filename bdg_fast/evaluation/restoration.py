@@ -9,14 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..data.degrade import RANGES, degrade
+from ..data.degrade import CLEAN, RANGES, degrade
 from ..metrics import psnr, ssim
 
 KINDS = ("noise", "blur", "rain", "snow", "haze", "lowlight", "jpeg")
 """Degradations that are scored."""
 SHARES = (1 / 6, 1 / 2, 5 / 6)
 """Of the range of a degradation's level: mild, medium and strong."""
-CLEAN = "clean"
 
 Restore = Callable[[Tensor], Tensor]
 """Images float32 ``[B, 3, H, W]`` in [0, 1] to restored ones."""

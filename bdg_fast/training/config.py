@@ -301,10 +301,12 @@ class TrainConfig:
         check(not unknown, f"{where}.degradations must be of data.degradations, got {', '.join(sorted(unknown))}")
         check(stage.degradations != (), f"{where}.degradations must not be empty")
         seen = set(stage.degradations or self.data.degradations)
-        for name, given in (("draws", stage.draws), ("mild", stage.mild)):
+        for name, given in (("draws", stage.draws), ("mild", stage.mild), ("tone", stage.tone)):
             unknown = set(given if isinstance(given, dict) else ()) - (seen - {CHAIN})
             odd = ", ".join(sorted(unknown))
             check(not unknown, f"{where}.{name} must be of the degradations drawn from, got {odd}")
+            drawn = name not in stage.drawing.given or CHAIN not in seen
+            check(drawn, f"{where}.{name} must not be given for {CHAIN!r}, which draws for itself")
 
     @property
     def active(self) -> dict[str, Stage]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..schedule import STAGES, STEPS
 
@@ -13,6 +15,8 @@ COMPARED = {"bridging", "classification", "negative"}
 """Those that read fingerprints."""
 READ = {"classification"}
 """The one that needs nothing but fingerprints."""
+MOST_TONE = 2.0
+"""Of `Stage.tone`: more leaves nothing but black and white."""
 PUBLISHED = {
     "generation": (1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
     "bridging": (1.0, 0.0, 0.1, 0.1, 0.0, 0.0),
@@ -75,6 +79,25 @@ class Losses:
         )
 
 
+class Drawing(NamedTuple):
+    """How degraded images are drawn of clean ones: see the settings of :class:`Stage` that go by these names."""
+
+    degradations: tuple[str, ...] | None = None
+    draws: Mapping[str, float] = {}
+    mild: float | Mapping[str, float] = 1.0
+    tone: float | Mapping[str, float] = 0.0
+
+    @property
+    def given(self) -> list[str]:
+        """Names of the settings that differ from the defaults."""
+        return [name for name, value in self._asdict().items() if value and value != self._field_defaults[name]]
+
+
+def of_name(setting: float | Mapping[str, float], name: str, otherwise: float) -> float:
+    """What a setting for all, or by name, is for one name."""
+    return setting.get(name, otherwise) if isinstance(setting, Mapping) else setting
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
     """One stage of training.
@@ -100,6 +123,9 @@ class Stage:
         draws: how often degradations are drawn, relative to the others: 1 where not given (``{noise: 3}``).
         mild: levels of degradations are uniform for 1; above, low ones are more frequent (power of a uniform one). For
             all, or by name (``{noise: 2}``): 1 where not given.
+        tone: clean images are brightened or darkened before they are degraded: ``x^g``, with the logarithm of g uniform
+            between -tone and tone. For all, or by name (``{noise: 0.4}``): 0, as they are, where not given. So that
+            dark photographs with mild noise are not only those few of the collection.
         sampler_steps: train only the times at which a sampler of so many steps evaluates the network; 0 trains all.
     """
 
@@ -117,6 +143,7 @@ class Stage:
     degradations: tuple[str, ...] | None = None
     draws: dict[str, float] = field(default_factory=dict)
     mild: float | dict[str, float] = 1.0
+    tone: float | dict[str, float] = 0.0
     sampler_steps: int = 0
 
     def __post_init__(self) -> None:
@@ -138,6 +165,8 @@ class Stage:
         check(not never, f"draws must be above 0, got {never}")
         powers = self.mild.values() if isinstance(self.mild, dict) else [self.mild]
         check(all(0 < power < math.inf for power in powers), f"mild must be above 0, got {self.mild}")
+        tones = self.tone.values() if isinstance(self.tone, dict) else [self.tone]
+        check(all(0 <= tone <= MOST_TONE for tone in tones), f"tone must be 0 to {MOST_TONE}, got {self.tone}")
         check(0 < self.lr < math.inf, f"lr must be above 0, got {self.lr}")
         check(self.sampler_steps <= STEPS, f"sampler_steps must be at most {STEPS}, got {self.sampler_steps}")
         check(self.lr_end <= self.lr, f"lr_end must be at most lr = {self.lr}, got {self.lr_end}")
@@ -165,9 +194,13 @@ class Stage:
         if self.coefficients == "generation":
             odd = weights.keys() - {"generation", "reconstruction"}
             check(not odd, f"losses.{', '.join(sorted(odd))} must be 0 in generation, which has no degraded images")
-            for name in ("degradations", "draws", "mild"):
-                given = getattr(self, name) not in (None, {}, 1)
-                check(not given, f"{name} must not be given in generation, which has no degraded images")
+            given = ", ".join(self.drawing.given)
+            check(not given, f"{given} must not be given in generation, which has no degraded images")
+
+    @property
+    def drawing(self) -> Drawing:
+        """How its degraded images are drawn."""
+        return Drawing(self.degradations, self.draws, self.mild, self.tone)
 
     @property
     def reads_only(self) -> bool:

@@ -6,7 +6,7 @@ So a run that goes on at any step, or on another number of ranks, sees what it w
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
@@ -26,11 +26,14 @@ from ..data.loader import Batch, Skipped, batches, stacked
 from ..data.order import Order
 from ..data.shards import ShardFolder
 from .config import CHAIN, Data
+from .config_stage import Drawing, of_name
 
 KEPT = 256
 """Images of a folder that stay in memory."""
 UNKNOWN_KIND = "degraded"
 """The class of pairs that do not tell theirs."""
+ALIKE = Drawing()
+"""All degradations as often, at levels that are uniform over their ranges."""
 DRAW = 0
 """Purpose of all random numbers here: each use has seeds of its own."""
 
@@ -296,9 +299,7 @@ def degraded_pair(
     seeds: Tensor,
     device: torch.device,
     names: Sequence[str],
-    used: Sequence[str] | None = None,
-    mild: float | Mapping[str, float] = 1.0,
-    draws: Mapping[str, float] | None = None,
+    drawing: Drawing = ALIKE,
 ) -> Pair:
     """Degrade a batch on ``device``, unless it has degraded images. Results are rounded to 1/255, as files hold them.
 
@@ -307,9 +308,7 @@ def degraded_pair(
         seeds: int64 ``[B]`` on the CPU, of everything random.
         device: where it is computed.
         names: of degradations: classes are their numbers.
-        used: of them, those to choose from; all if not given.
-        mild: power of the uniform numbers that levels are drawn by, of all or by name; 1 where not given.
-        draws: how often names are chosen, relative to the others: 1 where not given.
+        drawing: which of them, how often, at which levels, of how much brightened or darkened images.
     """
     clean = clean_images(batch, device)
     if batch.degraded is not None:
@@ -317,9 +316,10 @@ def degraded_pair(
     elif tuple(names) == (CHAIN,):
         degraded, classes = two_order_chain(clean, seeds.to(device))
     else:
-        choice = [names.index(name) for name in (used or names)]
-        which, share = uniforms(derived_seeds(seeds, 0), 1, DRAW)[:, :2, 0].unbind(1)  # on the CPU: nothing waits
-        often = torch.tensor([(draws or {}).get(names[kind], 1.0) for kind in choice], dtype=torch.float64)
+        choice = [names.index(name) for name in (drawing.degradations or names)]
+        # on the CPU: nothing waits
+        which, share, bright = uniforms(derived_seeds(seeds, 0), 1, DRAW)[:, :3, 0].unbind(1)
+        often = torch.tensor([of_name(drawing.draws, names[kind], 1.0) for kind in choice], dtype=torch.float64)
         place = (often.cumsum(0) <= which[:, None].double() * often.sum()).sum(1)
         kinds = torch.tensor(choice)[place.clamp_max(len(choice) - 1)]
         degraded, own = torch.empty_like(clean), derived_seeds(seeds, 1)
@@ -327,8 +327,10 @@ def degraded_pair(
             rows = (kinds == kind).nonzero()[:, 0]
             low, high = RANGES[names[kind]]
             there = rows.to(device)
-            power = mild.get(names[kind], 1.0) if isinstance(mild, Mapping) else mild
-            levels = low + (high - low) * share[rows] ** power
+            levels = low + (high - low) * share[rows] ** of_name(drawing.mild, names[kind], 1.0)
+            if tone := of_name(drawing.tone, names[kind], 0.0):
+                gamma = (tone * (2 * bright[rows] - 1)).exp()[:, None, None, None]
+                clean[there] = (clean[there] ** gamma.to(device) * 255).round() / 255
             degraded[there] = degrade(clean[there], names[kind], levels, own[rows].to(device))
         degraded, classes = (degraded * 255).round() / 255, kinds.to(device)
     return Pair(clean * 2 - 1, degraded * 2 - 1, classes)

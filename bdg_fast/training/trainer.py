@@ -84,9 +84,8 @@ class Trainer:
         for name, stage in config.active.items():
             if "classification" in stage.losses.weights and len(self.classes) < 2:
                 raise ValueError(f"stages.{name}.losses.classification must be 0: the images have one class")
-            for given in ("degradations", "draws", "mild"):
-                if getattr(stage, given) not in (None, {}, 1) and self.source.classes:
-                    raise ValueError(f"stages.{name}.{given} must not be given: the images are degraded already")
+            if self.source.classes and (given := stage.drawing.given):
+                raise ValueError(f"stages.{name}.{given[0]} must not be given: the images are degraded already")
         self._check_folder()
 
     def _check_folder(self) -> None:
@@ -338,8 +337,7 @@ class _Run:
             odd = self.source.name(int(batch.numbers[batch.kinds < 0][0]))
             raise ValueError(f"losses.classification must be 0: of {odd} nobody knows how it is degraded")
         seeds = step_seeds(batch.seeds, self.step, DEGRADATION)
-        names = self.config.data.degradations
-        return degraded_pair(batch, seeds, device, names, stage.degradations, stage.mild, stage.draws)
+        return degraded_pair(batch, seeds, device, self.config.data.degradations, stage.drawing)
 
     def _not_finite(
         self, now: _Active, terms: Tensor, gradients: Mapping[str, Tensor], numbers: list[int], bad: list[str]

@@ -12,11 +12,13 @@ from bdg_fast.kernels.pixelwise import derived_seeds, image_normals
 from bdg_fast.ranks import Ranks
 
 from ..backends import Told
+from ..data.degrade import CLEAN
 from ..data.loader import Batch
 from ..latent import unbounded
 from ..metrics import psnr, ssim
 from ..models import Backbone
 from ..sampler import ResidualSampler
+from .config_stage import Drawing
 from .data import degraded_pair
 from .latents import Latents
 
@@ -24,8 +26,6 @@ TOGETHER = 4
 """Images restored at once."""
 DEGRADED, START = 0, 1
 """What an image's seeds are for."""
-CLEAN = "clean"
-"""The degradation that leaves an image as it is."""
 MOST = 100.0
 """PSNR in dB that counts for images that are equal."""
 
@@ -74,7 +74,7 @@ class HeldOut:
             one = slice(row, row + 1)
             degraded = None if batch.degraded is None else batch.degraded[one]
             alone = Batch(batch.clean[one], degraded, batch.kinds[one], seeds[one], batch.numbers[one])
-            parts.append(degraded_pair(alone, seeds[one], ranks.device, names, [kinds[row]]))
+            parts.append(degraded_pair(alone, seeds[one], ranks.device, names, Drawing((kinds[row],))))
         self.clean, self.degraded = (torch.cat([part[i] for part in parts]) for i in range(2))
         self.seen = self.degraded  # pixels, which a conditional network is told of
         if latents is not None:

@@ -39,6 +39,8 @@ def clean(images: Tensor, levels: Tensor, seeds: Tensor) -> Tensor:
 Degradation = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Of images float32 ``[B, 3, H, W]``, levels float32 ``[B]`` and seeds int64 ``[B]``, to images of any range."""
 
+CLEAN = "clean"
+"""The degradation that leaves an image as it is."""
 FUNCTIONS: dict[str, tuple[Degradation, tuple[float, float]]] = {
     "noise": (gaussian_noise, (5, 50)),
     "poisson": (poisson_noise, (0.5, 10)),
@@ -51,7 +53,7 @@ FUNCTIONS: dict[str, tuple[Degradation, tuple[float, float]]] = {
     "lowlight": (low_light, (1.5, 3.5)),
     "jpeg": (jpeg, (10, 95)),
     "resample": (resample, (1.5, 8)),
-    "clean": (clean, (0, 1)),
+    CLEAN: (clean, (0, 1)),
 }
 """What each single name computes, before it is clamped, and its least and largest level."""
 CDD11 = (
