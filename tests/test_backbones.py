@@ -160,6 +160,40 @@ def test_the_command_restores_with_a_class_that_is_named(tmp_path, capsys):
     assert "'user_network:Plain', which is not ours" in capsys.readouterr().err
     assert main([*command, "--device", "cpu", "--backbone", "user_network:Plain"]) == 0
     assert Image.open(tmp_path / "out.png").size == (9, 7)
+    command = ["demo", str(tmp_path / "in.png"), "--output", str(tmp_path / "demo"), "--steps", "1"]
+    command += ["--checkpoint", str(tmp_path / "model")]
+    assert main(command) == 2
+    assert "'user_network:Plain', which is not ours" in capsys.readouterr().err
+    assert main([*command, "--backbone", "user_network:Plain"]) == 0
+
+
+def test_the_command_evaluates_with_classes_that_are_named(tmp_path, checkpoint, capsys):
+    from PIL import Image
+
+    network("Plain").save_pretrained(tmp_path / "model")
+    network("Plain").save_pretrained(tmp_path / "more")
+    for folder in ("in", "clean"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (24, 20), (50, 90, 120)).save(tmp_path / folder / "a.png")
+    data = ["--input", str(tmp_path / "in"), "--target", str(tmp_path / "clean"), "--device", "cpu"]
+    data += ["--output", str(tmp_path / "report")]
+    model, more = (["--checkpoint", str(tmp_path / name)] for name in ("model", "more"))
+    ours = ["--checkpoint", f"ours={checkpoint}"]
+    assert main(["evaluate", *data, *model]) == 1
+    assert "'user_network:Plain', which is not ours" in capsys.readouterr().err
+    assert main(["evaluate", *data, *model, "--backbone", "user_network:Plain"]) == 0
+    assert main(["evaluate", *data, *model, *ours, "--backbone", "user_network:Plain"]) == 2
+    assert "--backbone must be NAME=..., with the name one of model, ours; got" in capsys.readouterr().err
+    assert main(["evaluate", *data, *model, *ours, "--backbone", "model=user_network:Plain"]) == 0
+    out = capsys.readouterr().out
+    assert "model: 1 of 1 are there already" in out and "3 methods, 1 images" in out
+    twice = ["--backbone", "more=user_network:Plain", "--backbone", "more=user_network:Other"]
+    assert main(["evaluate", *data, *more, *ours, *twice]) == 2
+    assert "--backbone must be given once for more" in capsys.readouterr().err
+    assert main(["evaluate", *data, "--backbone", "user_network:Plain"]) == 2
+    assert "there is none" in capsys.readouterr().err
+    assert main(["evaluate", *data, *model, "--backbone", "user_network:Nothing"]) == 2
+    assert "Nothing" in capsys.readouterr().err
 
 
 def test_another_class_than_the_file_s_is_refused(tmp_path):

@@ -36,6 +36,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("image", nargs="?", type=Path, metavar="IMAGE", help="your photograph, restored as it is")
     parser.add_argument("--output", type=Path, default=Path("demo"), metavar="FOLDER", help="default: demo")
     parser.add_argument("--checkpoint", metavar="PATH", help="trained weights (default: what comes along)")
+    parser.add_argument("--backbone", metavar="MODULE:CLASS", help="class of a checkpoint's network that is not ours")
+    parser.add_argument("--steps", type=int, help="network evaluations a picture (default: as the network was trained)")
+    parser.add_argument(
+        "--tile", type=int, metavar="PIXELS", help="largest side evaluated at once (default: by memory)"
+    )
     web.add_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -51,8 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in PICTURES if arguments.image is None else OWN:
         if (folder / name).is_dir():
             raise IsADirectoryError(f"cannot write {folder / name}: it is a folder")
-    restorer = Restorer.from_pretrained(arguments.checkpoint)
-    web.check(restorer)
+    restorer = web.load(arguments)
     _restored(restorer, arguments.image or hazy_photograph(), folder)
     if arguments.image is None:
         _known(restorer, folder)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import re
 import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,6 @@ from bdg_fast.backends import BACKENDS, default_device
 from bdg_fast.data.pairing import RULES
 from bdg_fast.evaluation.cases import Case, collection_cases, paired_cases, photograph_cases
 from bdg_fast.evaluation.evaluate import (
-    Folder,
-    Input,
     Method,
     Network,
     Row,
@@ -38,13 +34,12 @@ from bdg_fast.evaluation.published import PUBLISHED
 from bdg_fast.evaluation.reports import Report, as_json, difference_rows, image_rows, markdown, summary_rows
 from bdg_fast.evaluation.restoration import KINDS
 from bdg_fast.evaluation.statistics import Summary, summarize
-from bdg_fast.evaluation.store import Store, identity
+from bdg_fast.evaluation.store import Store
 from bdg_fast.files import write_atomically
-from bdg_fast.memory import keep_freed_memory
-from bdg_fast.models import checkpoint_at
-from bdg_fast.restorer import DTYPES, Restorer
+from bdg_fast.restorer import DTYPES
 
 from .common import Failures
+from .methods import Made, add_arguments, methods
 
 EXAMPLES = """examples:
   bdg-fast evaluate --protocol cdd11 --root data/CDD-11 --checkpoint model/ --output report/
@@ -87,16 +82,7 @@ def add_parser(subparsers: Any) -> None:
         "--limit", type=int, metavar="N", help="of at most N clean images of each test set, evenly over them"
     )
     what = parser.add_argument_group("what restores (any number)")
-    what.add_argument(
-        "--checkpoint",
-        action="append",
-        default=[],
-        metavar="[NAME=]PATH",
-        help="trained weights; small: those that come along",
-    )
-    what.add_argument(
-        "--results", action="append", default=[], metavar="[NAME=]DIR", help="results of others, as images"
-    )
+    add_arguments(what)
     how = parser.add_argument_group("how it is measured")
     how.add_argument(
         "--metrics",
@@ -137,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
     given = {name: getattr(arguments, name) for name in ("color", "crop", "ssim")}
     settings = Settings(**{name: getattr(base, name) if value is None else value for name, value in given.items()})
     cases, title, lost = _cases(arguments)
-    methods = _methods(arguments)
+    made = methods(arguments)
     names = arguments.metrics or (DEFAULT if protocol is None else protocol.metrics)
     device = default_device() if arguments.device == "auto" else arguments.device
     measures, missing = open_measures(names, settings, device=device)
@@ -147,7 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     failures = Failures("not evaluated")
     failures.messages += lost
-    rows, summaries = _evaluate(arguments, title, settings, cases, methods, measures, failures)
+    rows, summaries = _evaluate(arguments, title, settings, cases, made, measures, failures)
     own = settings != base or arguments.limit is not None
     steps = "as trained" if arguments.steps is None else arguments.steps
     told = ", ".join(f"{name} {getattr(arguments, name)}" for name in ("seed", "dtype", "backend"))
@@ -175,8 +161,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(markdown(report), end="")
     else:
         _write(arguments.output, report)
-        _draw(arguments, report, [method for method, _ in methods], measures)
-        print(f"{arguments.output / 'report.md'}: {len(methods)} methods, {len(cases)} images")
+        _draw(arguments, report, [one.method for one in made], measures)
+        print(f"{arguments.output / 'report.md'}: {len(made)} methods, {len(cases)} images")
     return max(failures.report(), 1 if missing else 0)
 
 
@@ -185,7 +171,7 @@ def _evaluate(
     title: str,
     settings: Settings,
     cases: Sequence[Case],
-    methods: Sequence[tuple[Method, str | None]],
+    made: Sequence[Made],
     measures: Sequence[Measure],
     failures: Failures,
 ) -> tuple[dict[str, list[Row]], dict[tuple[str, str], Sequence[Summary]]]:
@@ -207,9 +193,9 @@ def _evaluate(
             **{name: getattr(arguments, name) for name in ("steps", "tile", "dtype", "backend", "seed")},
         }
         store = Store(place, key, images=folders or arguments.save_images, force=arguments.force)
-        for method, source in methods:
-            name = method.name
-            rows[name] = _measure(method, identity(source), cases, measures, store, failures)
+        for one in made:
+            name = one.method.name
+            rows[name] = _measure(one.method, one.identity, cases, measures, store, failures)
             for measure in measures:
                 found = _summaries(measure, name, rows[name], store, arguments.seed, failures)
                 summaries[name, measure.name] = found
@@ -275,55 +261,6 @@ def _some(cases: Sequence[Case], limit: int) -> list[Case]:
         count = min(limit, len(names))
         chosen[key] = {names[index * len(names) // count] for index in range(count)}
     return [case for case in cases if case.scene in chosen[case.kind, case.set]]
-
-
-def _methods(arguments: argparse.Namespace) -> list[tuple[Method, str | None]]:
-    """The input, checkpoints and results, with the files that each depends on."""
-    methods: list[tuple[Method, str | None]] = [(Input(), None)]
-    if arguments.checkpoint:
-        keep_freed_memory()
-    for text in arguments.checkpoint:
-        name, path = _named(text)
-        path = str(checkpoint_at(path))
-        if not Path(path).exists() and not re.fullmatch(r"[\w.-]+/[\w.-]+", path):  # as on the hub
-            raise FileNotFoundError(f"--checkpoint must be a file or folder of weights, got {path}")
-        open_ = partial(
-            _restorer,
-            path,
-            steps=arguments.steps,
-            device=arguments.device,
-            dtype=arguments.dtype,
-            backend=arguments.backend,
-            tile=arguments.tile,
-            seed=arguments.seed,
-        )
-        methods.append((Network(name, open_, arguments.batch), path))
-    for text in arguments.results:
-        name, path = _named(text)
-        methods.append((Folder(name, path), path))
-    names = [method.name for method, _ in methods]
-    for name in names:
-        if names.count(name) > 1 or name == "clean" or "/" in name or name.startswith("."):
-            raise ValueError(
-                f"methods must have names of their own, as NAME=PATH gives them; got {', '.join(names[1:])}"
-            )
-    return methods
-
-
-def _restorer(path: str, **options: Any) -> Restorer:
-    """Of a checkpoint, whose results can be compared with clean images."""
-    found = Restorer.from_pretrained(path, **options)
-    if found.scale != 1:
-        raise ValueError(f"{path} enlarges pictures by {found.scale}: restore them and measure the folder by --results")
-    return found
-
-
-def _named(text: str) -> tuple[str, str]:
-    """``NAME=PATH``, or a path, which is called after its last part."""
-    name, equals, path = text.partition("=")
-    if equals and name and path and not Path(text).exists():
-        return name, path
-    return Path(text).resolve().stem, text
 
 
 def _measure(

@@ -21,13 +21,11 @@ LIMITS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the page's options to the demo's, which has ``IMAGE`` and ``--checkpoint``."""
+    """Add the page's options to the demo's, which has ``IMAGE`` and those of the network."""
     group = parser.add_argument_group("web page")
     group.add_argument("--web", action="store_true", help="serve a page for pictures of one's own (extra: web)")
     group.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
     group.add_argument("--port", type=int, default=7860, help="default: 7860; 0 takes a free one")
-    group.add_argument("--steps", type=int, help="network evaluations a picture (default: as trained, or 3)")
-    group.add_argument("--tile", type=int, metavar="PIXELS", help="largest side evaluated at once (default: by memory)")
     for name, (option, told) in LIMITS.items():
         value = getattr(Limits(), name)
         group.add_argument(option, type=float, default=value, metavar="N", dest=name, help=f"{told} (default {value})")
@@ -42,20 +40,22 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:  # it begins with the name
         name, _, told = str(error).partition(" ")
         raise ValueError(f"{LIMITS[name][0]} {told}") from None
-    keep_freed_memory()
-    restorer = Restorer.from_pretrained(arguments.checkpoint, steps=arguments.steps, tile=arguments.tile)
-    check(restorer)
+    restorer = load(arguments)
     if not _is_local(arguments.host):
         print(f"bdg-fast: whoever reaches {arguments.host} can use the page: it has no password", file=sys.stderr)
     serve(restorer, Analyser.from_pretrained(), host=arguments.host, port=arguments.port, limits=limits)
     return 0
 
 
-def check(restorer: Restorer) -> None:
-    """Refuse what enlarges pictures: they are shown beside what came, and limits are of that."""
+def load(arguments: argparse.Namespace) -> Restorer:
+    """The network. What enlarges pictures is refused: they are shown beside what came, and limits are of that."""
+    keep_freed_memory()
+    options = {name: getattr(arguments, name) for name in ("backbone", "steps", "tile")}
+    restorer = Restorer.from_pretrained(arguments.checkpoint, **options)
     if restorer.scale != 1:
         told = f"got one that enlarges them by {restorer.scale}, for bdg-fast restore"
         raise ValueError(f"--checkpoint must keep the size of pictures, {told}")
+    return restorer
 
 
 def _is_local(host: str) -> bool:
