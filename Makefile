@@ -38,7 +38,7 @@ bench: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest benchmarks/ --benchmark-only
 
 gpu-report:
-	$(GPU_PYTHON) -m benchmarks.gpu_report --out "$(OUT)"
+	$(GPU_PYTHON) -m benchmarks.gpu_report --out "$(OUT)" $(if $(LIMIT),--seconds $(LIMIT)) $(if $(ONLY),--only $(ONLY))
 
 clean:
 	rm -rf $(VENV) site .typecheck .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import warnings
 import weakref
@@ -119,9 +120,34 @@ class CudaCapture:
             graph = torch.cuda.CUDAGraph()
             pool = self._pool if self._alive else torch.cuda.graph_pool_handle()
             alive, self._alive = self._alive, weakref.WeakSet()  # after a failure a pool of its own
-            # other threads may go on using the device
-            with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-                output = loop(*own)
+            try:
+                # other threads may go on using the device; a capture that fails leaves its stream the current one
+                with (
+                    torch.cuda.stream(stream),
+                    torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
+                ):
+                    output = loop(*own)
+            except BaseException:
+                del graph
+                self._abandon(pool, own[0])
+                raise
             alive.add(graph)
             self._pool, self._alive = pool, alive
         return Captured(own, output, graph.replay)
+
+    def _abandon(self, pool: Any, some: Tensor) -> None:
+        """What PyTorch does at the end of a capture, but not of one that failed.
+
+        Else blocks that other streams used are never free again, and the device's generator refuses to draw.
+        """
+        index = torch.cuda.current_device()
+        with contextlib.suppress(RuntimeError):  # the first of these tells so where it was done
+            torch._C._cuda_endAllocateToPool(index, pool)  # type: ignore[attr-defined]
+            torch._C._cuda_releasePool(index, pool)  # type: ignore[attr-defined]
+        with contextlib.suppress(RuntimeError):  # only a capture that succeeds lets the generator go on
+            again = torch.cuda.CUDAGraph()
+            with (
+                torch.cuda.stream(self._stream),
+                torch.cuda.graph(again, stream=self._stream, capture_error_mode="thread_local"),
+            ):
+                some.zero_()

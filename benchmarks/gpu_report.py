@@ -7,13 +7,18 @@ case lives in the cache alone. Nothing is fetched; peers that are not installed 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,33 +30,59 @@ from bdg_fast.files import write_atomically
 ROOT = Path(__file__).resolve().parents[1]
 DEVICE, SIDE = "cuda", 256
 SOFT_CASES = ((8, 32), (1, 32))
-TIMEOUT_TESTS = 240
+LIMIT = 540.0
+"""Seconds that all of it may take."""
+TESTS_SHARE, LAST_START = 0.4, 0.85
+"""Of the limit: what tests may take, and when a case may begin at the latest."""
+HOST_BOUND = 0.8
+"""Of a call's time, the host's share above which the device has waited for it."""
 # test_glcm_oracle skips itself without scikit-image
 GPU_FILES = ("gpu", "gpu_sampler", "noise", "triton", "soft", "local", "glcm_errors", "glcm_oracle")
 GPU_TESTS = tuple(f"tests/test_{name}.py" for name in GPU_FILES)
 RESTORER_TESTS = ("tests/test_gpu_restorer.py",)
 TRAINING_TESTS = ("tests/test_gpu_training.py", "tests/test_degrade.py")
+TESTS = {"glcm": GPU_TESTS, "restore": RESTORER_TESTS, "training": TRAINING_TESTS}
 PARTS = ("glcm", "restore", "training")
 """``"glcm"``: matrices, windows and what touches each pixel once; ``"restore"``: networks, most of it compiling;
 ``"training"``: steps."""
 
 
 def run_tests(seconds: float, files: Sequence[str] = GPU_TESTS) -> dict[str, Any]:
-    """Run the tests marked ``gpu`` in a process of their own."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *files]
+    """Run the tests marked ``gpu`` in a process of their own, several at once where pytest-xdist is there.
+
+    Of a run that is out of time the outcomes so far are counted.
+    """
+    command = [sys.executable, "-m", "pytest", "-v", "--tb=short", "-m", "gpu", "-p", "no:cacheprovider", *files]
+    if importlib.util.find_spec("xdist") is not None:
+        command += ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
     start = time.monotonic()
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
-        output, code = done.stdout, done.returncode
-    except subprocess.TimeoutExpired as expired:
-        output, code = (expired.stdout or b"").decode(errors="replace"), -1
-    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|errors?)", output)}
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as told:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=told, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # its workers too
+            process.wait()
+            code = -1
+        told.seek(0)
+        output = told.read()
+    if code == -1:
+        outcomes = Counter(re.findall(r"\b(PASSED|FAILED|SKIPPED|ERROR)\b", output))
+        counts = {outcome.lower(): number for outcome, number in outcomes.items()}
+    else:
+        counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|errors?)", output)}
     return {"exit_code": code, **counts, "seconds": round(time.monotonic() - start, 1), "tail": output[-3000:]}
 
 
-def time_ms(function: Callable[[int], object], sets: int = 4, repeat_ms: int = 150) -> dict[str, float]:
-    """Median and spread in milliseconds of ``function(turn)``, which picks one of ``sets`` inputs by ``turn``."""
-    from triton.testing import do_bench
+def time_ms(
+    function: Callable[[int], object], sets: int = 4, repeat_ms: int = 150, graph: bool = False
+) -> dict[str, float]:
+    """Median and spread in milliseconds of ``function(turn)``, which picks one of ``sets`` inputs by ``turn``.
+
+    ``host_ms`` is what a call keeps the host. Where that is most of it, the device waited, and ``device_ms`` is the
+    time within a CUDA graph, of functions that one can hold (``graph``).
+    """
+    from triton.testing import do_bench, do_bench_cudagraph
 
     turn = [0]
 
@@ -60,7 +91,15 @@ def time_ms(function: Callable[[int], object], sets: int = 4, repeat_ms: int = 1
         function(turn[0])
 
     low, median, high = do_bench(call, warmup=40, rep=repeat_ms, quantiles=[0.2, 0.5, 0.8])
-    return {"ms": median, "p20": low, "p80": high}
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(sets):
+        call()
+    found = {"ms": median, "p20": low, "p80": high, "host_ms": 1e3 * (time.perf_counter() - start) / sets}
+    torch.cuda.synchronize()
+    if graph and found["host_ms"] > HOST_BOUND * median:
+        found["device_ms"] = do_bench_cudagraph(lambda: [function(number) for number in range(sets)], rep=40) / sets
+    return found
 
 
 def copy_bandwidth() -> float:
@@ -112,118 +151,163 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
 
 
-def _glcm_part(report: dict[str, Any], path: Path, deadline: float) -> None:
+class Report:
+    """What is known so far, in a file after each part and each row."""
+
+    def __init__(self, path: Path, parts: Sequence[str]) -> None:
+        self.path, self.parts = path, parts
+        self.content: dict[str, Any] = {"errors": {}}
+
+    def update(self, **known: Any) -> None:
+        """Add, and write."""
+        self.content |= known
+        write_json(self.path, self.content)
+
+    def keep(self, name: str) -> Callable[[list[dict[str, Any]]], None]:
+        """For a part that tells its rows as it goes."""
+        return lambda rows: self.update(**{name: rows})
+
+    def measure(self, name: str, rows: Callable[[], list[dict[str, Any]]], deadline: float) -> None:
+        """Of a part whose rows come at its end; what fails is told, and the rest goes on."""
+        if time.monotonic() > deadline:
+            self.content["left_out"].append(name)
+            return
+        try:
+            self.update(**{name: rows()})
+        except Exception as error:
+            self.content["errors"][name] = f"{type(error).__name__}: {error}"
+            self.update()
+
+    def wrong(self) -> bool:
+        """Whether a test failed, a part broke, or a result is not what it should be."""
+        rows = [*self.content["glcm"], *self.content["restore"], *self.content["training"]]
+        odd = any("error" in row or row.get("too_far") for row in rows)
+        return bool(self.content["tests"].get("exit_code", -1) or self.content["errors"] or odd)
+
+
+def _glcm_part(report: Report, deadline: float) -> None:
     """What touches pixels without a network, into ``report``."""
     from .gpu_glcm import matrices, processors_and_clock, windows
     from .gpu_pixels import pixel_cases
 
-    report["copy_bytes_per_second"] = copy_bandwidth()
-    report["processors"], report["clock_hz"] = processors_and_clock()
-
-    def keep(rows: list[dict[str, Any]]) -> None:
-        write_json(path, {**report, "glcm": rows})
-
+    processors, clock = processors_and_clock()
+    report.update(copy_bytes_per_second=copy_bandwidth(), processors=processors, clock_hz=clock)
     # the other parts are given a third of what the tests left
-    report["glcm"], report["left_out"] = matrices(deadline - (deadline - time.monotonic()) / 3, time_ms, DEVICE, keep)
-    report["soft"] = soft_cases() if time.monotonic() < deadline else []
-    report["windows"] = windows(time_ms, DEVICE) if time.monotonic() < deadline else []
-    write_json(path, report)
-    report["pixels"] = (
-        pixel_cases(DEVICE, time_ms, report["copy_bytes_per_second"]) if time.monotonic() < deadline else []
-    )
+    until = deadline - (deadline - time.monotonic()) / 3
+    rows, left_out = matrices(until, time_ms, DEVICE, report.keep("glcm"))
+    report.update(glcm=rows, left_out=[*report.content["left_out"], *left_out])
+    report.measure("soft", soft_cases, deadline)
+    report.measure("windows", lambda: windows(time_ms, DEVICE), deadline)
+    copy = report.content["copy_bytes_per_second"]
+    report.measure("pixels", lambda: pixel_cases(DEVICE, time_ms, copy), deadline)
+
+
+def _out_of_time(report: Report) -> None:
+    """A case that began in time may compile for minutes: what is known is written, and told."""
+    report.content["errors"]["time"] = "out of time within a case, after what is here"
+    report.update()
+    _tell(report)
+    sys.stdout.flush()
+    os._exit(1)
 
 
 def main() -> int:
-    """Run everything; exit code 0, 1 if a test failed, 2 without a GPU."""
+    """Run everything; exit code 0, 1 if a test or a part failed, 2 without a GPU."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_report", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results"))
-    parser.add_argument("--seconds", type=float, help="stop timing after this long (default 420 for each part)")
+    parser.add_argument("--seconds", type=float, default=LIMIT, help=f"end after this long (default {LIMIT:.0f})")
     parser.add_argument("--only", choices=PARTS, help="one part of it, with a file of its own")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print("gpu-report: no CUDA or ROCm device; the CPU benchmarks are `make bench`", file=sys.stderr)
         return 2
     from . import training_speed
-    from .gpu_restore import lines_of, restore_cases
+    from .gpu_restore import restore_cases
     from .peers import available
 
     start = time.monotonic()
     device = torch.cuda.get_device_name()
     commit = _commit()
     parts = (arguments.only,) if arguments.only else PARTS
-    limit = 420.0 * len(parts) if arguments.seconds is None else arguments.seconds
     path = arguments.out / f"{parts[0]}-{re.sub(r'[^A-Za-z0-9]+', '-', device)}-{commit[:10]}.json"
     versions = {"python": platform.python_version(), **available("torch", "triton", "numba", "numpy", "scikit-image")}
-    report: dict[str, Any] = {
-        "device": device,
-        "driver": _driver(),
-        "commit": commit,
-        "versions": versions,
-        "absent": [name for name, version in versions.items() if version is None],
-    }
-    tests = {"glcm": GPU_TESTS, "restore": RESTORER_TESTS, "training": TRAINING_TESTS}
-    files = [file for part in parts for file in tests[part]]
-    report["tests"] = run_tests(min(TIMEOUT_TESTS * len(parts), limit), files)
-    write_json(path, report)  # whatever happens next, the tests' outcome is kept
-    report |= {"glcm": [], "soft": [], "windows": [], "pixels": [], "restore": [], "training": [], "left_out": []}
-    deadline = start + limit
+    report = Report(path, parts)
+    absent = [name for name, version in versions.items() if version is None]
+    report.update(device=device, driver=_driver(), commit=commit, versions=versions, absent=absent, tests={})
+    report.update(glcm=[], soft=[], windows=[], pixels=[], restore=[], training=[], left_out=[])
+    watch = threading.Timer(max(arguments.seconds, 1), _out_of_time, (report,))
+    watch.daemon = True
+    watch.start()
+    files = [file for part in parts for file in TESTS[part]]
+    report.update(tests=run_tests(TESTS_SHARE * arguments.seconds, files))
+    deadline = start + LAST_START * arguments.seconds
+    left = {part: len(parts) - number for number, part in enumerate(parts)}
+
+    def until(part: str) -> float:
+        """An even share of the time that is left."""
+        return time.monotonic() + (deadline - time.monotonic()) / left[part]
+
     if "glcm" in parts:
-        _glcm_part(report, path, deadline if arguments.only else deadline - (deadline - time.monotonic()) * 2 / 3)
+        try:
+            _glcm_part(report, until("glcm"))
+        except Exception as error:
+            report.content["errors"]["glcm"] = f"{type(error).__name__}: {error}"
     if "restore" in parts:
-
-        def keep(rows: list[dict[str, Any]]) -> None:
-            write_json(path, {**report, "restore": rows})
-
-        last = deadline if arguments.only else deadline - (deadline - time.monotonic()) / 2
-        report["restore"], left_out = restore_cases(DEVICE, time_ms, last, keep)
-        report["left_out"] += left_out
+        rows, left_out = restore_cases(DEVICE, time_ms, until("restore"), report.keep("restore"))
+        report.update(restore=rows, left_out=[*report.content["left_out"], *left_out])
     if "training" in parts:
-
-        def keep_training(rows: list[dict[str, Any]]) -> None:
-            write_json(path, {**report, "training": rows})
-
-        report["training"], left_out = training_speed.training_cases(
-            DEVICE, training_speed.GPU_CASES, 3, 20, keep_training, deadline
+        rows, left_out = training_speed.training_cases(
+            DEVICE, training_speed.GPU_CASES, 3, 20, report.keep("training"), deadline
         )
-        report["left_out"] += left_out
-    report["seconds"] = round(time.monotonic() - start, 1)
-    write_json(path, report)
+        report.update(training=rows, left_out=[*report.content["left_out"], *left_out])
+    watch.cancel()
+    report.update(seconds=round(time.monotonic() - start, 1))
+    _tell(report)
+    return 1 if report.wrong() else 0
 
-    tests = report["tests"]
-    if tests["exit_code"]:
-        print(tests["tail"])
-    print(f"{device}, torch {versions['torch']}, triton {versions['triton']}, commit {commit[:10]}")
-    copy = f"; copy {report['copy_bytes_per_second'] / 1e12:.2f} TB/s" if "glcm" in parts else ""
+
+def _tell(report: Report) -> None:
+    """For people."""
+    from . import training_speed
+    from .gpu_restore import lines_of
+
+    content, versions, tests = report.content, report.content["versions"], report.content["tests"]
+    if tests.get("exit_code", -1):
+        print(tests.get("tail", "the tests were not done"))
+    print(
+        f"{content['device']}, torch {versions['torch']}, triton {versions['triton']}, commit {content['commit'][:10]}"
+    )
+    copy = f"; copy {content['copy_bytes_per_second'] / 1e12:.2f} TB/s" if "copy_bytes_per_second" in content else ""
     print(f"tests: {tests.get('passed', 0)} passed, {tests.get('failed', 0)} failed{copy}\n")
     print(f"{'case':38} {'ms':>9} {'H100 pred':>9} {'G updates/s':>12} {'of limit':>8} {'x best torch':>13}")
-    for row in report["glcm"]:
+    for row in content["glcm"]:
         if "error" in row:
             print(f"{row['case']:38} {row['error']}")
             continue
-        predicted = row["predicted_ms_on_h100"]
+        predicted, alone = row["predicted_ms_on_h100"], row["triton"].get("device_ms")
         print(
             f"{row['case']:38} {row['triton']['ms']:9.3f} {predicted or float('nan'):9.3f} "
             f"{row['updates_per_second'] / 1e9:12.1f} {row['share_of_limit'] or float('nan'):8.0%} "
-            f"{row['times_faster_than_best_torch']:13.1f}"
+            f"{row['times_faster_than_best_torch']:13.1f}" + (f"  of it the device's {alone:.4f}" if alone else "")
         )
         for way, timing in row.get("ways", {}).items():
             told = f"{timing['ms']:9.3f}" if isinstance(timing, dict) else timing
             print(f"    {way:34} {told}")
-    for row in (*report["soft"], *report["windows"]):
+    for row in (*content["soft"], *content["windows"]):
         times = ", ".join(f"{name} {timing['ms']:.3f}" for name, timing in row.items() if name != "case")
         print(f"{row['case']}: {times} ms")
-    for row in report["pixels"]:
+    for row in content["pixels"]:
         times = ", ".join(f"{name} {timing['ms']:.4f}" for name, timing in row.items() if isinstance(timing, dict))
         print(f"{row['case']}: {times} ms; {100 * row['share_of_copy']:.0f} % of a copy's bandwidth")
-    for row in report["restore"]:
+    for row in content["restore"]:
         print(lines_of(row))
-    for row in report["training"]:
+    for row in content["training"]:
         print("\n".join(training_speed.lines_of(row)))
-    if report["left_out"]:
-        print(f"no time for: {', '.join(report['left_out'])}")
-    print(f"\n{path}, {report['seconds']} s")
-    wrong = [row for row in (*report["glcm"], *report["restore"]) if "error" in row]
-    return 1 if tests["exit_code"] or wrong else 0
+    for name, error in content["errors"].items():
+        print(f"{name}: {error}")
+    if content["left_out"]:
+        print(f"no time for: {', '.join(content['left_out'])}")
+    print(f"\n{report.path}, {content.get('seconds', 'not done')} s")
 
 
 if __name__ == "__main__":

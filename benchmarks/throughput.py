@@ -41,7 +41,7 @@ from .peers import available
 
 MIXED = ("256x256", "320x240", "240x320", "384x256", "512x384")
 MEGAPIXELS = (0.25, 1.0, 4.0, 16.0, 64.0)
-WARM_UP = 2  # pictures of each size: a graph is captured when a size comes again
+WARM_UP = 2  # batches of each size: a graph is captured when a shape comes again
 
 
 def photograph(index: int, width: int, height: int) -> Image.Image:
@@ -146,13 +146,18 @@ def throughput(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoint = Path(options.checkpoint) if options.checkpoint else make_checkpoint(folder / "model", options.size)
-        make_photographs(folder / "few", min(options.count, WARM_UP * len(options.sizes)), options.sizes)
+        few = min(options.count, WARM_UP * options.batch * len(options.sizes))
+        _told(f"making {few + options.count} photographs")
+        make_photographs(folder / "few", few, options.sizes)
         make_photographs(folder / "photographs", options.count, options.sizes)
+        _told(f"restoring {few}, to warm up")
         run_command(folder / "few", folder / "warm", checkpoint, options)  # compiles, and reads what is read once
         shapes: list[tuple[int, ...]] = []
         examples: dict[tuple[int, ...], Tensor] = {}
+        _told(f"restoring {options.count}")
         with recorded(shapes, examples):
             whole = run_command(folder / "photographs", folder / "restored", checkpoint, options)
+        _told(f"{whole['images_per_second']:.2f} images/s; the network alone")
         restorer = make_restorer(checkpoint, options)
         alone = run_network(restorer, shapes, examples)
     return {
@@ -164,6 +169,11 @@ def throughput(options: argparse.Namespace) -> dict[str, Any]:
         "network_only": alone,
         "ratio": whole["images_per_second"] / alone["images_per_second"],
     }
+
+
+def _told(what: str) -> None:
+    """Where it is: some of it takes an hour on a CPU."""
+    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
 
 
 def described(restorer: Restorer, options: argparse.Namespace) -> dict[str, Any]:

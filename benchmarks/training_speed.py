@@ -206,6 +206,8 @@ def measure(case: Case, device: str, rounds: int, steps: int, root: str) -> dict
 
 def lines_of(row: dict[str, Any]) -> list[str]:
     """For people."""
+    if "error" in row:
+        return [f"{row['case']}: {row['error']}"]
     found = [f"{row['case']}: {row['times_faster']:.2f} times as fast as the plain loop"]
     for name in NAMES:
         one = row[name]
@@ -234,7 +236,10 @@ def training_cases(
         if time.monotonic() > deadline:
             left_out.append(f"training, {case.name}")
             continue
-        rows.append(measure(case, device, rounds, steps, root))
+        try:
+            rows.append(measure(case, device, rounds, steps, root))
+        except Exception as error:  # told in its row; the others are measured
+            rows.append({"case": case.name, "error": f"{type(error).__name__}: {error}"})
         keep(rows)
     return rows, left_out
 
@@ -262,8 +267,8 @@ def main() -> int:
             write_atomically(arguments.json, lambda file: file.write_text(text, encoding="utf-8"))
 
     cases = CPU_CASES if cpu else GPU_CASES
-    training_cases(arguments.device, cases, arguments.rounds, arguments.steps or (2 if cpu else 20), keep)
-    return 0
+    rows, _ = training_cases(arguments.device, cases, arguments.rounds, arguments.steps or (2 if cpu else 20), keep)
+    return 1 if any("error" in row for row in rows) else 0
 
 
 if __name__ == "__main__":

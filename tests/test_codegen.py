@@ -53,6 +53,15 @@ def test_gfx9_sets_aside_what_its_bins_need(report):
     assert {"105 levels", "128 levels", "255 levels", "256 levels"} <= largest
 
 
+def test_the_tests_own_kernels_compile():
+    """The interpreter takes more Python than the compiler does."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = str(ROOT)
+    program = ROOT / "tests" / "noise_kernels.py"
+    done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_budget_is_exceeded_loudly():
     from benchmarks.codegen import BUDGETS, over_budget
 

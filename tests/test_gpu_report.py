@@ -18,9 +18,9 @@ def report(monkeypatch):
     from benchmarks import gpu_glcm, gpu_pixels, gpu_report, gpu_restore, training_speed
     from benchmarks.steps import Case
 
-    def call_once(function, sets=4, repeat_ms=0):
+    def call_once(function, sets=4, repeat_ms=0, graph=False):
         function(1)
-        return {"ms": 2.0, "p20": 1.5, "p80": 2.5}
+        return {"ms": 2.0, "p20": 1.5, "p80": 2.5, **({"device_ms": 1.0} if graph else {})}
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Stub GPU (1 core)")
@@ -92,13 +92,13 @@ def test_writes_what_it_measured(report, monkeypatch, tmp_path, capsys):
     assert content["device"] == "Stub GPU (1 core)" and content["versions"]["torch"] and len(content["commit"]) >= 7
     natural, mixed = content["glcm"]
     assert natural["updates_per_second"] > 0 and natural["times_faster_than_best_torch"] == 1
-    assert natural["share_of_limit"] == natural["updates_per_second"] / (16 * 132 * 1e9)
+    assert natural["share_of_limit"] == 2 * natural["updates_per_second"] / (16 * 132 * 1e9)  # the device's share
     assert content["windows"][0]["case"].endswith(": 4") and content["windows"][0]["cut out"]["ms"] == 2.0
     assert natural["ways"]["counts"]["ms"] == natural["ways"]["product"]["ms"] == 2.0
     assert content["soft"][0]["triton"]["ms"] == 2.0
     step, drawn, forward, *_ = content["pixels"]
     assert step["bytes"] == drawn["bytes"] == 5 * 2 * 3 * 12 * 12 * 4 and forward["bytes"] == 4 * 2 * 3 * 12 * 12 * 4
-    assert step["share_of_copy"] == step["bytes"] / 2e-3 / 1e12 and step["torch.compile"]["ms"] == 2.0
+    assert step["share_of_copy"] == step["bytes"] / 1e-3 / 1e12 and step["torch.compile"]["ms"] == 2.0
     assert len(content["pixels"]) == 6
     assert "shared" in natural["ways"] and "ways" not in mixed
     forward, restoration, *_, whole = content["restore"]
@@ -163,13 +163,73 @@ def test_a_restoration_that_fails_is_told_and_the_rest_is_timed(report, monkeypa
     (path,) = tmp_path.iterdir()
     content = json.loads(path.read_text())
     assert path.name.startswith("restore-Stub") and content["glcm"] == [] and len(content["restore"]) == 3
-    assert content["restore"][0]["error"].startswith("AssertionError: eager bfloat16: -")
-    assert "from the published code" in capsys.readouterr().out
+    forward, restoration, _ = content["restore"]
+    assert forward["too_far"] == ["eager bfloat16"] and forward["compiled bfloat16, graph"]["ms"] == 2.0
+    assert restoration["too_far"] == []
+    assert "dB from the published code" in capsys.readouterr().out
+
+
+def test_a_part_that_breaks_is_told_and_the_rest_is_timed(report, monkeypatch, tmp_path, capsys):
+    from benchmarks import gpu_glcm, gpu_pixels, training_speed
+
+    def broken(*arguments):
+        raise RuntimeError("nothing but wrong")
+
+    monkeypatch.setattr(report, "soft_cases", broken)
+    monkeypatch.setattr(training_speed, "measure", broken)
+    monkeypatch.setattr(gpu_glcm, "CASES", ())
+    monkeypatch.setattr(gpu_glcm, "LOCAL", ())
+    monkeypatch.setattr(gpu_pixels, "CASES", gpu_pixels.CASES[:1])
+    assert run(report, monkeypatch, "--out", tmp_path) == 1
+    content = json.loads(next(tmp_path.iterdir()).read_text())
+    assert content["errors"] == {"soft": "RuntimeError: nothing but wrong"} and content["soft"] == []
+    assert content["pixels"] and len(content["restore"]) == 5
+    assert content["training"] == [{"case": "T, restoration, 2 x 8 x 8", "error": "RuntimeError: nothing but wrong"}]
+    assert capsys.readouterr().out.count("nothing but wrong") == 2
+
+
+def test_out_of_time_within_a_case_keeps_what_is_known(report, monkeypatch, tmp_path, capsys):
+    codes = []
+    monkeypatch.setattr(report.os, "_exit", codes.append)
+    kept = report.Report(tmp_path / "a.json", ("glcm",))
+    kept.update(device="Stub", commit="0" * 40, versions={"torch": "2", "triton": "3"}, tests={})
+    kept.update(glcm=[], soft=[], windows=[], pixels=[], training=[], left_out=["windows"])
+    kept.keep("restore")([{"case": "first", "error": "none"}])
+    report._out_of_time(kept)
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert codes == [1] and content["restore"][0]["case"] == "first" and "out of time" in content["errors"]["time"]
+    assert "the tests were not done" in capsys.readouterr().out
+
+
+def test_tests_out_of_time_are_counted_as_far_as_they_came(report, monkeypatch):
+    import subprocess
+
+    monkeypatch.undo()
+    killed = []
+
+    class Process:
+        pid = 7
+
+        def __init__(self, command, cwd, stdout, **options):
+            assert "-v" in command and "gpu" in command
+            stdout.write("tests/test_a.py::one PASSED\ntests/test_a.py::two PASSED\ntests/test_a.py::three FAILED\n")
+            stdout.flush()
+
+        def wait(self, seconds=None):
+            if seconds is not None:
+                raise subprocess.TimeoutExpired("pytest", seconds)
+
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    monkeypatch.setattr(report.os, "killpg", lambda pid, sign: killed.append(pid))
+    found = report.run_tests(3, ["tests/test_a.py"])
+    assert (found["exit_code"], found["passed"], found["failed"]) == (-1, 2, 1) and killed == [7]
+    assert "three FAILED" in found["tail"]
 
 
 def test_names_what_there_was_no_time_for(report, monkeypatch, tmp_path):
+    monkeypatch.setattr(report, "_out_of_time", lambda kept: None)
     run(report, monkeypatch, "--out", tmp_path, "--seconds", "0")
-    assert len(json.loads(next(tmp_path.iterdir()).read_text())["left_out"]) == 2 + 5 + 1
+    assert len(json.loads(next(tmp_path.iterdir()).read_text())["left_out"]) == 2 + 3 + 5 + 1
 
 
 def test_says_so_without_a_gpu(report, monkeypatch, tmp_path, capsys):

@@ -94,9 +94,17 @@ def test_a_failed_capture_leaves_the_device_usable():
         return found
 
     restorer._graphs.loop = waits
+    stream = torch.cuda.current_stream()
     with pytest.warns(UserWarning, match="not captured as a CUDA graph"):
         found = restorer.restore(images)
     assert torch.equal(found, expected) and torch.equal(restorer.restore(images), expected)
+    assert torch.cuda.current_stream() == stream
+    torch.rand(1, device="cuda")  # the generator is not in a capture any more
+    held = []
+    for _ in range(6):  # nor does the allocator keep what another stream has used
+        restorer._begin_restore(images)()
+        held.append(torch.cuda.memory_allocated())
+    assert len(set(held[2:])) == 1
 
 
 @pytest.mark.parametrize(("dtype", "least"), [("float32", 60), ("bfloat16", 45)])

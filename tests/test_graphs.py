@@ -45,14 +45,15 @@ def call(graphs, size, value=1.0):
 
 def test_captures_share_a_pool_as_long_as_a_graph_of_it_lives(monkeypatch):
     """With a stand-in for the device; tests/test_gpu_restorer.py has the real one."""
-    pools, used, streams, fail = iter(range(9)), [], [], []
+    pools, used, streams, fail, ended = iter(range(9)), [], [], [], []
 
     @contextlib.contextmanager
-    def graph(graph, pool, stream, capture_error_mode):
+    def graph(graph, stream, capture_error_mode, pool="the generator's"):
         used.append(pool)
         streams.append(stream)
         yield
         if fail:
+            fail.pop()
             raise RuntimeError("operation failed due to a previous error during capture")
 
     class Stream:
@@ -66,6 +67,9 @@ def test_captures_share_a_pool_as_long_as_a_graph_of_it_lives(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+        monkeypatch.setattr(torch._C, name, lambda *args, name=name: ended.append((name, *args)), raising=False)
     capture, x = CudaCapture(torch.device("cuda")), torch.ones(2)
     first, second = capture(doubled, (x, x)), capture(doubled, (x, 2 * x))
     assert used == [0, 0] and second.output.tolist() == [3.0, 3.0] and second.inputs[1] is not x
@@ -75,12 +79,14 @@ def test_captures_share_a_pool_as_long_as_a_graph_of_it_lives(monkeypatch):
     fail.append(True)
     with pytest.raises(RuntimeError, match="previous error"):
         capture(doubled, (x, x))
-    fail.clear()
+    # what PyTorch leaves undone, and a capture that succeeds, for the generator
+    assert ended == [("_cuda_endAllocateToPool", 0, 0), ("_cuda_releasePool", 0, 0)]
+    assert used[3:] == [0, "the generator's"]
     fourth = capture(doubled, (x, x))
-    assert used[3:] == [0, 1]  # another pool after a failure
+    assert used[5:] == [1]  # another pool after a failure
     del second, third, fourth
     capture(doubled, (x, x))
-    assert used[5:] == [2] and len(set(streams)) == 1  # and where the last graph is gone
+    assert used[6:] == [2] and len(set(streams)) == 1  # and where the last graph is gone
 
 
 def test_what_comes_twice_is_captured():

@@ -41,34 +41,8 @@ def test_devices_without_float64_are_spared_it(monkeypatch):
 
 @pytest.mark.skipif(not HAS_TRITON, reason="needs triton")
 def test_the_kernel_draws_the_same_bits_and_numbers():
-    import triton
-    import triton.language as tl
+    from noise_kernels import drawn, pairs, words
 
-    from bdg_fast.kernels.pixelwise.triton_kernels import box_muller as box_muller_of
-    from bdg_fast.kernels.pixelwise.triton_kernels import normals as normals_of
-
-    @triton.jit
-    def words(counter, key, out):
-        c = [tl.load(counter + i).to(tl.uint32) for i in tl.static_range(4)]
-        found = tl.philox(tl.load(key), c[0], c[1], c[2], c[3])
-        for i in tl.static_range(4):
-            tl.store(out + i, found[i].to(tl.int64))
-
-    @triton.jit
-    def pairs(first, second, out, P: tl.constexpr):
-        at = tl.arange(0, P)
-        x, y = box_muller_of(tl.load(first + at).to(tl.uint32), tl.load(second + at).to(tl.uint32))
-        tl.store(out + at, x)
-        tl.store(out + P + at, y)
-
-    @triton.jit
-    def drawn(seed, out, step, far, P: tl.constexpr):
-        at = far + tl.arange(0, P)
-        found = normals_of(tl.load(seed), at, step, 1, True)
-        for i in tl.static_range(3):
-            tl.store(out + i * P + tl.arange(0, P), found[i])
-
-    globals().update(tl=tl, box_muller_of=box_muller_of, normals_of=normals_of)  # where kernels look names up
     for counter, (low, high), block in VECTORS:
         key = torch.tensor([(high << 32 | low) - (2**64 if high >> 31 else 0)], device=DEVICE)
         out = torch.full((4,), -1, device=DEVICE)
@@ -81,18 +55,18 @@ def test_the_kernel_draws_the_same_bits_and_numbers():
     for shift in range(0, 64, 7):
         first, second = numbers, numbers.roll(shift)
         out = torch.full((2, 64), torch.nan, device=DEVICE)
-        pairs[(1,)](first.to(DEVICE), second.to(DEVICE), out, P=64)
-        torch.testing.assert_close(out.cpu(), torch.stack(box_muller(first, second)), rtol=0, atol=1e-6)
+        pairs[(1,)](first.to(DEVICE), second.to(DEVICE), out, P=64, enable_fp_fusion=False)
+        torch.testing.assert_close(out.cpu(), torch.stack(box_muller(first, second)), rtol=2e-7, atol=1e-6)
 
     far = 2**32 - 16  # pixels on both sides of where the second word of the counter begins to count
     seed = torch.tensor([-3], device=DEVICE)
     out = torch.full((3, 32), torch.nan, device=DEVICE)
-    drawn[(1,)](seed, out, 5, far, P=32)
+    drawn[(1,)](seed, out, 5, far, P=32, enable_fp_fusion=False)
     pixel = far + torch.arange(32)
     counter = (pixel & ONES, pixel >> 32, torch.full_like(pixel, 5), torch.ones_like(pixel))
     a, b, c, d = philox(counter, (torch.tensor(2**32 - 3), torch.tensor(ONES)))
     expected = torch.stack((*box_muller(a, b), box_muller(c, d)[0]))
-    torch.testing.assert_close(out.cpu(), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(out.cpu(), expected, rtol=2e-7, atol=1e-6)
 
 
 def test_noise_is_standard_normal():
