@@ -69,27 +69,37 @@ def ranks(device: str, timeout: timedelta | None = None) -> Iterator[Ranks]:
     A process group that is there already is used, and stays.
 
     Args:
-        device: ``"cpu"``, ``"cuda"`` (with several processes on one machine, each takes its own), ``"cuda:1"``.
+        device: ``"cpu"``, ``"cuda"`` (of several processes on one machine that `torchrun` started each takes its own,
+            else it is the current one), ``"cuda:1"``.
         timeout: of a process that waits for others; None: as `torch.distributed` has it.
+
+    Raises:
+        ValueError: one GPU is named for several processes.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    own = world > 1 and not dist.is_initialized()
+    own = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
     chosen = torch.device(device)
-    index: int | None = chosen.index
     if chosen.type == "cuda":
-        if index is None:
-            chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) if world > 1 else 0)
+        chosen = _gpu(chosen.index)
         torch.cuda.set_device(chosen)
     if own:
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timeout)
-    try:
-        if dist.is_available() and dist.is_initialized():
-            yield Ranks(dist.get_rank(), dist.get_world_size(), chosen)
-        else:
-            yield Ranks(0, 1, chosen)
-    finally:
-        if own:
-            dist.destroy_process_group()
+    if dist.is_available() and dist.is_initialized():
+        yield Ranks(dist.get_rank(), dist.get_world_size(), chosen)
+    else:
+        yield Ranks(0, 1, chosen)
+    # not after an error: NCCL would wait here for the others, which wait for this one, and nobody would hear of it
+    if own:
+        dist.destroy_process_group()
+
+
+def _gpu(index: int | None) -> torch.device:
+    """The one that is named, or this process's own."""
+    world, rank = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_RANK"))
+    launched = world > 1 and "LOCAL_RANK" in os.environ
+    own = rank % torch.cuda.device_count() if launched else torch.cuda.current_device()
+    if launched and index not in (None, own):
+        raise ValueError(f"device must be 'cuda', of which this process takes 'cuda:{own}', got 'cuda:{index}'")
+    return torch.device("cuda", own if index is None else index)
 
 
 def shares() -> contextlib.AbstractContextManager[Ranks]:

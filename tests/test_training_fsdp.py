@@ -1,5 +1,6 @@
 """Two processes with a shard of all weights each equal one that has them whole, and go on with one another's runs."""
 
+import functools
 import sys
 
 import pytest
@@ -21,10 +22,11 @@ SMALL = {
 }
 SHORT = {"until": 1, "dtype": "bfloat16"}
 FORWARD = StageModule.forward
+SEEN: dict[int, torch.Tensor] = {}
 
 
 def run(output, parallel="fsdp", until=None, **changes):
-    values = settings(output, parallel=parallel, **SMALL, **changes)
+    values = settings(output, parallel=parallel, **(SMALL | changes))
     del values["stages"]["generation"]
     return Trainer(build(TrainConfig, values), source=pictures(), quiet=True).run(until)
 
@@ -57,11 +59,31 @@ def broken_on_the_second(self, *inputs):
     return FORWARD(self, *inputs)
 
 
+def unread_in_the_second_step(self, *inputs):
+    """The second step's loss does not reach the classifier; its weights as each step finds them."""
+    step = inputs[4]
+    SEEN.setdefault(step, self.parts.classifier.layers[0].weight.detach().clone())
+    self._classified = functools.partial(cut_off if step == 1 else StageModule._classified, self)
+    return FORWARD(self, *inputs)
+
+
+def cut_off(self, features, classes):
+    loss, accuracy = StageModule._classified(self, features, classes)
+    return loss.detach(), accuracy
+
+
 def rank_main(rank, folder):
     run(folder / "fsdp")
     run(folder / "to fsdp")
     run(folder / "from fsdp", until=3)
     assert all(0.4 < share < 0.6 for share in share_of_weights(folder))
+    StageModule.forward = unread_in_the_second_step
+    run(folder / "unread", until=3, optimizer={"weight_decay": 0})
+    assert not torch.equal(SEEN[0], SEEN[1]) and torch.equal(SEEN[1], SEEN[2])  # by an old gradient it would move
+    StageModule.forward = FORWARD
+    torch.compile = functools.partial(torch.compile, backend="eager")
+    for parallel in ("fsdp", "ddp"):
+        run(folder / f"compiled {parallel}", parallel, until=1, compile=True)
     StageModule.forward = broken_on_the_second
     assert run(folder / "skipped", until=2, non_finite="skip").skipped == 1
     try:
@@ -93,6 +115,13 @@ def test_bfloat16_is_that_of_whole_weights(folder):
     expected, found = (losses(folder / name) for name in ("one in bfloat16", "bfloat16"))
     for one, two in zip(expected, found, strict=True):
         assert two.get("loss") == pytest.approx(one.get("loss"), rel=0.01)
+
+
+@pytest.mark.parametrize("parallel", ["fsdp", "ddp"])
+def test_compiled_networks_of_several_processes_have_the_same_losses(folder, parallel):
+    (found,), (expected, *_) = losses(folder / f"compiled {parallel}"), losses(folder / "one")
+    assert found.pop("stage") == expected.pop("stage")
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_all_processes_stop_for_a_gradient_that_one_has_broken(folder):

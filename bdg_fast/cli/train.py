@@ -17,6 +17,10 @@ EXAMPLES = """examples:
   torchrun --nproc-per-node 8 -m bdg_fast.cli train --config configs/paper.yaml data.root=photos/
   accelerate launch --multi_gpu --num_processes 8 -m bdg_fast.cli train --config configs/paper.yaml data.root=photos/
 
+Settings, such as data.root, device, dtype=bfloat16, compile=true, parallel=fsdp or stages.NAME.steps, are those of the
+file unless given; --check prints them all. What each means: docs/training.md, help(bdg_fast.training.TrainConfig) and,
+of a stage, help(bdg_fast.training.config_stage.Stage).
+
 A run whose folder holds checkpoints goes on from the newest, so the same command continues what was stopped. The folder
 gets the settings as they were understood (config.json), log.jsonl, samples/, checkpoints/, best/ and network/: the last
 two are what `bdg-fast restore --checkpoint` takes.

@@ -311,13 +311,16 @@ def degraded_pair(
         drawing: which of them, how often, at which levels, of how much brightened or darkened images.
     """
     clean = clean_images(batch, device)
+
+    def there(small: Tensor) -> Tensor:
+        return small.to(device, non_blocking=True)  # nothing waits for the device
+
     if batch.degraded is not None:
-        degraded, classes = batch.degraded.to(device, non_blocking=True).to(torch.float32) / 255, batch.kinds.to(device)
+        degraded, classes = there(batch.degraded).to(torch.float32) / 255, there(batch.kinds)
     elif tuple(names) == (CHAIN,):
-        degraded, classes = two_order_chain(clean, seeds.to(device))
+        degraded, classes = two_order_chain(clean, there(seeds))
     else:
         choice = [names.index(name) for name in (drawing.degradations or names)]
-        # on the CPU: nothing waits
         which, share, bright = uniforms(derived_seeds(seeds, 0), 1, DRAW)[:, :3, 0].unbind(1)
         often = torch.tensor([of_name(drawing.draws, names[kind], 1.0) for kind in choice], dtype=torch.float64)
         place = (often.cumsum(0) <= which[:, None].double() * often.sum()).sum(1)
@@ -326,11 +329,11 @@ def degraded_pair(
         for kind in sorted(set(kinds.tolist())):
             rows = (kinds == kind).nonzero()[:, 0]
             low, high = RANGES[names[kind]]
-            there = rows.to(device)
+            places = there(rows)
             levels = low + (high - low) * share[rows] ** of_name(drawing.mild, names[kind], 1.0)
             if tone := of_name(drawing.tone, names[kind], 0.0):
                 gamma = (tone * (2 * bright[rows] - 1)).exp()[:, None, None, None]
-                clean[there] = (clean[there] ** gamma.to(device) * 255).round() / 255
-            degraded[there] = degrade(clean[there], names[kind], levels, own[rows].to(device))
-        degraded, classes = (degraded * 255).round() / 255, kinds.to(device)
+                clean[places] = (clean[places] ** there(gamma) * 255).round() / 255
+            degraded[places] = degrade(clean[places], names[kind], levels, there(own[rows]))
+        degraded, classes = (degraded * 255).round() / 255, there(kinds)
     return Pair(clean * 2 - 1, degraded * 2 - 1, classes)

@@ -10,7 +10,7 @@ that of the whole schedule in every stage.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -31,6 +31,8 @@ from .config_stage import COMPARED, Stage
 
 TIMES, NOISE, DEGRADATION, POSTERIOR = 1, 2, 3, 4
 """What seeds are derived for from a sample's seed of a step."""
+GRAPHS = 64
+"""Of one piece of code that is compiled, at most."""
 
 
 def step_seeds(seeds: Tensor, step: int, purpose: int) -> Tensor:
@@ -136,7 +138,7 @@ class StageModule(nn.Module):
         self.evaluate = parts.unet.evaluate
         if config.compile:
             keep_compiled()
-            self.evaluate = torch.compile(self.evaluate, dynamic=False)
+            self.evaluate = _many_graphs(torch.compile(self.evaluate, dynamic=False))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -220,6 +222,16 @@ class StageModule(nn.Module):
         """The noise that ``x_t`` holds if the residual is right, as the sampler has it."""
         a, b, d = (column.view(-1, 1, 1, 1) for column in self.forward_table[t].unbind(1))
         return (x_t - (1 - d) * x_lq - (a - 1) * residual) / b
+
+
+def _many_graphs(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """Sharded weights end graphs at every block, whose code has one graph for each of its shapes then."""
+
+    def evaluate(*inputs: Any) -> Any:
+        with torch._dynamo.config.patch(recompile_limit=GRAPHS):
+            return compiled(*inputs)
+
+    return evaluate
 
 
 def _sum(terms: Iterable[Tensor]) -> Tensor:

@@ -254,6 +254,7 @@ class _Run:
         optimizer = make_optimizer(own, config.optimizer, stage.lr)
         if self.step > first:
             load_moments(optimizer, used, own, self.optimizer_state)
+            self.optimizer_state = {}
         module = StageModule(self.parts, config, stage, self.ranks.device)
         batches = self.source.batches(
             batch=stage.batch // (world * stage.accumulate),
@@ -290,14 +291,14 @@ class _Run:
     def _step(self, now: _Active) -> dict[str, float]:
         """One step: terms of its loss, and the norm of its gradient before it is limited."""
         stage, names, device = now.stage, now.module.names, self.ranks.device
-        for parameter in now.used.values():
+        for parameter in (*now.used.values(), *now.own.values()):  # shards are others than what they are of
             parameter.grad = None
         terms = torch.zeros(len(names), device=device)
         numbers: list[int] = []
         for part in range(stage.accumulate):
             batch = next(now.batches)
             numbers += batch.numbers.tolist()
-            pair, seeds = self._inputs(stage, batch), batch.seeds.to(device)
+            pair, seeds = self._inputs(stage, batch), batch.seeds.to(device, non_blocking=True)
             seen: list[Tensor] = []
             if self.latents is not None:
                 pair, *seen = self.latents.encoded(pair, stage, batch, self.step)
@@ -332,7 +333,7 @@ class _Run:
         device = self.ranks.device
         if stage.coefficients == "generation":
             clean = clean_images(batch, device) * 2 - 1
-            return Pair(clean, clean, batch.kinds.to(device))
+            return Pair(clean, clean, batch.kinds.to(device, non_blocking=True))
         if batch.degraded is not None and "classification" in stage.losses.weights and bool((batch.kinds < 0).any()):
             odd = self.source.name(int(batch.numbers[batch.kinds < 0][0]))
             raise ValueError(f"losses.classification must be 0: of {odd} nobody knows how it is degraded")

@@ -106,7 +106,8 @@ def degrade(images: Tensor, name: str, level: float | Sequence[float] | Tensor, 
         raise ValueError(f"level of {name!r} must be in {low}..{high}, got {levels.tolist()}")
     if len(images) == 0:
         return images.clone()
-    levels, seeds = levels.to(images.device).expand(len(images)), seeds.to(images.device)
+    levels = levels.to(images.device, non_blocking=True).expand(len(images))
+    seeds = seeds.to(images.device, non_blocking=True)
     for part in parts:
         function, (least, most) = FUNCTIONS[part]
         own = levels if len(parts) == 1 else least + (most - least) * levels
