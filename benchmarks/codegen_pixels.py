@@ -15,9 +15,9 @@ WARPS = 4
 
 
 class Variant(NamedTuple):
-    """A specialization of the step, or of the forward process."""
+    """A specialization of the step, of the forward process, or of what draws numbers alone."""
 
-    kernel: str  # "step", "forward"
+    kernel: str  # "step", "forward", "words", "normals"
     noise: str  # "none", "seed", "fresh"
     heads: str = ""
     dtypes: tuple[str, str] = ("fp32", "fp32")  # of images, of predictions (of the noise, in "forward")
@@ -47,13 +47,17 @@ VARIANTS = (
     Variant("forward", "seed", dtypes=("bf16", "bf16")),
     Variant("forward", "given"),
     Variant("forward", "seed", last=True, flat=False, wide=True),
+    Variant("words", "seed"),
+    Variant("words", "uniform"),
+    Variant("normals", "seed"),
 )
+FOLDERS = {"step": "sampler_step.triton_kernels", "forward": "forward_process.triton_kernels"}
 
 
 def measure(target: str, variant: Variant) -> dict[str, Any]:
     """One row of the table."""
-    folder = "sampler_step" if variant.kernel == "step" else "forward_process"
-    kernel = getattr(importlib.import_module(f"bdg_fast.kernels.{folder}.triton_kernels"), f"{variant.kernel}_kernel")
+    module = FOLDERS.get(variant.kernel, "pixelwise.draws_kernels")
+    kernel = getattr(importlib.import_module(f"bdg_fast.kernels.{module}"), f"{variant.kernel}_kernel")
     common = importlib.import_module("bdg_fast.kernels.pixelwise.triton")
     block = common.LAST_PIXELS if variant.last else common.FLAT_PIXELS
     constants: dict[str, Any] = {
@@ -62,6 +66,8 @@ def measure(target: str, variant: Variant) -> dict[str, Any]:
         "DRAW": variant.noise == "seed",
         "INDEXED": False,
         "STREAM": 0,
+        "SEED": variant.noise == "seed",
+        "CHANNELS": 3,
         "COMPUTE": common.tl.float32,
         "FLAT": variant.flat,
         "WIDE": variant.wide,
@@ -73,6 +79,8 @@ def measure(target: str, variant: Variant) -> dict[str, Any]:
     types: dict[str, Type] = dict.fromkeys(("x_t", "x_lq", "x_0", "fresh", "out"), images)
     types |= dict.fromkeys(("predicted", "second", "noise"), predictions)
     types |= {"seeds": "*i64", "step": "*i64", "times": "*i64", "table": "*fp32"}
+    if variant.kernel in ("words", "normals"):
+        types["out"] = "*i64" if constants.get("SEED") else "*fp32"
     types |= {"size": "i64%" if variant.wide else "i32%", "width": "i32%"}
     signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names}
     row = resources(compile_kernel(kernel, signature, constants, TARGETS[target], WARPS))

@@ -37,7 +37,7 @@ TESTS_SHARE, LAST_START = 0.4, 0.85
 HOST_BOUND = 0.8
 """Of a call's time, the host's share above which the device has waited for it."""
 # test_glcm_oracle skips itself without scikit-image
-GPU_FILES = ("gpu", "gpu_sampler", "noise", "triton", "soft", "local", "glcm_errors", "glcm_oracle")
+GPU_FILES = ("gpu", "gpu_sampler", "noise", "draws", "triton", "soft", "local", "glcm_errors", "glcm_oracle")
 GPU_TESTS = tuple(f"tests/test_{name}.py" for name in GPU_FILES)
 RESTORER_TESTS = ("tests/test_gpu_restorer.py",)
 TRAINING_TESTS = ("tests/test_gpu_training.py", "tests/test_degrade.py")

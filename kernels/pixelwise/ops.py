@@ -1,6 +1,13 @@
-"""Random numbers for whoever is no kernel: functions of a sample's seed alone, by the Philox of ``reference``."""
+"""Random numbers for whoever is no kernel: functions of a sample's seed alone, by the Philox of ``reference``.
+
+On GPUs each is one launch, by Triton if it is installed. Uniform numbers and seeds are the same bits everywhere, and
+normals agree to 1e-6.
+"""
 
 from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -20,6 +27,10 @@ def uniforms(seed: Tensor, count: int, purpose: int) -> Tensor:
     Returns:
         float32 ``[B, 4, count]``.
     """
+    if _one_launch(seed, 4 * count):
+        from . import draws
+
+        return draws.uniforms(seed, count, purpose)
     index = torch.arange(count, device=seed.device)
     return torch.stack(
         [(word >> 8).to(torch.float32) * 2.0**-24 for word in _words(seed, index, purpose, DRAW_STREAM)], 1
@@ -28,13 +39,31 @@ def uniforms(seed: Tensor, count: int, purpose: int) -> Tensor:
 
 def image_normals(seed: Tensor, height: int, width: int, purpose: int, channels: int = 3) -> Tensor:
     """Standard normals float32 ``[B, channels, height, width]``; ``seed``, ``purpose`` as for :func:`uniforms`."""
+    if _one_launch(seed, channels * height * width):
+        from . import draws
+
+        return draws.image_normals(seed, height, width, purpose, channels)
     return normals(seed, height, width, purpose, DRAW_STREAM, channels)
 
 
 def derived_seeds(seed: Tensor, number: int) -> Tensor:
     """Seeds int64 ``[B]`` for the ``number``-th of several uses that would draw the same from ``seed [B]``."""
+    if _one_launch(seed, 1):
+        from . import draws
+
+        return draws.derived_seeds(seed, number)
     high, low, _, _ = _words(seed, torch.zeros(1, dtype=torch.int64, device=seed.device), number, SEED_STREAM)
     return (high[:, 0] << 32) | low[:, 0]
+
+
+def _one_launch(seed: Tensor, numbers: int) -> bool:
+    """Whether a kernel draws, so many numbers of each seed."""
+    return seed.is_cuda and seed.ndim == 1 and numbers < 2**31 and _has_triton()
+
+
+@cache
+def _has_triton() -> bool:
+    return torch.cuda.is_available() and find_spec("triton") is not None
 
 
 def _words(seed: Tensor, index: Tensor, step: int, stream: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
