@@ -3,8 +3,8 @@
 Both do the same work: read crops, degrade them, fingerprints, forward and backward of a stage's whole loss, limited
 gradients, AdamW and averaged weights. The plain loop is of the published codes' kind: their arithmetic of the network
 (`benchmarks.published`) in NCHW and float32, without compiling, matrices by PyTorch operations, AdamW as PyTorch has
-it, weights averaged one after another. It has our data and our degradations, which favours it. Both look at the loss and
-the gradient of every step before they update anything, as the trainer does, for which the host waits.
+it, weights averaged one after another. It has our data and our degradations, which favours it. Both look at the loss
+and the gradient of every step before they update anything, as the trainer does, for which the host waits.
 
 Shares of a step are measured in a second pass that waits for the device after each part, so that they need not add up
 to the time of a step where parts overlap.
