@@ -157,6 +157,24 @@ def test_shards_are_gone_on_with_by_as_many_processes_alone(pairs, tmp_path, mon
         Trainer(run, quiet=True).run()
 
 
+def test_progress_is_measured_on_another_folder(pairs, tmp_path):
+    write_shards(pairs / "haze" / "target", tmp_path / "shards", per_shard=3)
+    shards = {"source": "shards", "root": str(tmp_path / "shards"), "held_out": 0, "degradations": ["haze", "rain"]}
+    validation = {"every": 2, "crop": 16, "steps": 1, "root": str(pairs / "rain" / "target"), "images": 4}
+    trainer = Trainer(config(tmp_path / "run", data=shards, validation=validation), quiet=True)
+    held = trainer.source.held_out(16)
+    assert held.clean[:, 0, 0, 0].tolist() == [0, 20, 60, 80]  # evenly over six
+    assert trainer.run().best is not None and (tmp_path / "run" / "best").is_dir()
+    assert trainer.source.by_ranks, "shards are still gone on with by as many processes alone"
+    paired = {"source": "paired", "root": str(pairs), "held_out": 0}
+    both = config(tmp_path / "pairs", data=paired, validation={"every": 2, "root": str(pairs / "haze"), "images": 99})
+    held = Trainer(both, quiet=True).source.held_out(16)
+    assert len(held.clean) == 6 and (held.degraded[:, 0, 0, 0] - held.clean[:, 0, 0, 0]).tolist() == [10] * 6
+    none = config(tmp_path / "none", data=shards, validation={"every": 2, "root": str(tmp_path / "nowhere")})
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        Trainer(none)
+
+
 def test_shards_and_a_wrong_tree(pairs, tmp_path):
     write_shards(pairs / "haze" / "target", tmp_path / "shards", per_shard=3)
     source = open_source(Data(source="shards", root=str(tmp_path / "shards"), held_out=0))

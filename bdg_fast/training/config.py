@@ -175,19 +175,25 @@ class Validation:
         steps: of the sampler; by default those that ``network.sampler_steps`` says.
         crop: side of what is restored of each image, from its middle.
         pictures: of them are shown, degraded, restored and clean.
+        root: folder of other images to restore, in place of `Data.held_out`: clean ones, or, if the images to train on
+            come in pairs, ``input`` and ``target``. Shards have no other way.
+        images: of ``root``, evenly over it, at most.
     """
 
     every: int = 5000
     steps: int | None = None
     crop: int = 256
     pictures: int = 4
+    root: str | None = None
+    images: int = 16
 
     def __post_init__(self) -> None:
         """Refuse bad settings, by name."""
-        for name, least in (("every", 0), ("crop", 16), ("pictures", 0)):
+        for name, least in (("every", 0), ("crop", 16), ("pictures", 0), ("images", 1)):
             at_least(name, getattr(self, name), least)
         if self.steps is not None:
             at_least("steps", self.steps, 1)
+        check(self.root != "", "root must name a folder of images, got ''")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,7 +25,7 @@ from ..data.layouts import open_layout
 from ..data.loader import Batch, Skipped, batches, stacked
 from ..data.order import Order
 from ..data.shards import ShardFolder
-from .config import CHAIN, Data
+from .config import CHAIN, Data, Validation
 from .config_stage import Drawing, of_name
 
 KEPT = 256
@@ -216,21 +216,57 @@ class Collection:
         Raises:
             SampleError: none of them can be read; if only some cannot, warnings name them.
         """
-        if not self.apart or isinstance(self.images, Stream):
-            return None
-        samples: list[Sample] = []
-        for number in self.apart:
-            try:
-                samples.append(self.images.read(number, None, crop))
-            except SampleError as error:
-                if number == self.apart[-1] and not samples:
-                    raise
-                warnings.warn(f"{error.file} cannot be read and is left out: {error.reason}", stacklevel=2)
-        return stacked(samples)
+        return None if isinstance(self.images, Stream) else _middles(self.images, self.apart, crop)
 
     def name(self, number: int) -> str:
         """The file; for streams the number."""
         return f"image {number}" if isinstance(self.images, Stream) else self.images.name(number)
+
+
+def _middles(images: Dataset, numbers: Sequence[int], crop: int) -> Batch | None:
+    """Of some numbers; None of none. What cannot be read is named in a warning, but for the last hope."""
+    samples: list[Sample] = []
+    for number in numbers:
+        try:
+            samples.append(images.read(number, None, crop))
+        except SampleError as error:
+            if number == numbers[-1] and not samples:
+                raise
+            warnings.warn(f"{error.file} cannot be read and is left out: {error.reason}", stacklevel=2)
+    return stacked(samples) if samples else None
+
+
+class _Beside:
+    """A source whose progress is measured on images of another folder."""
+
+    def __init__(self, source: Source, settings: Validation) -> None:
+        root = str(settings.root)
+        self.images: Dataset = open_layout("paired", root) if source.classes else ImageFolder(root)
+        count = min(settings.images, len(self.images))
+        self.numbers = [index * len(self.images) // count for index in range(count)]
+        self.source, self.by_ranks = source, getattr(source, "by_ranks", False)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.source.classes
+
+    def batches(self, *, batch: int, crop: int, rank: int, world: int, start: int, seed: int) -> Iterator[Batch]:
+        return self.source.batches(batch=batch, crop=crop, rank=rank, world=world, start=start, seed=seed)
+
+    def held_out(self, crop: int) -> Batch | None:
+        return _middles(self.images, self.numbers, crop)
+
+    def name(self, number: int) -> str:
+        return self.source.name(number)
+
+
+def validated_by(source: Source, settings: Validation) -> Source:
+    """The source, with the images of ``validation.root``, if there is one, held out in place of its own.
+
+    Raises:
+        FileNotFoundError: no image there. ValueError: files without partners, of pairs.
+    """
+    return source if settings.root is None else _Beside(source, settings)
 
 
 class _Without:

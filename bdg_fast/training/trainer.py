@@ -26,7 +26,7 @@ from ..sampler import ResidualSampler
 from . import checkpoint
 from .config import TrainConfig
 from .config_stage import Stage
-from .data import Pair, Source, clean_images, degraded_pair, open_source
+from .data import Pair, Source, clean_images, degraded_pair, open_source, validated_by
 from .latents import Latents
 from .log import RunLog
 from .optim import Average, learning_rate, load_moments, make_optimizer, moments
@@ -79,7 +79,7 @@ class Trainer:
         self.config, self.quiet, self.allow_changes = config, quiet, allow_changes
         require_trackers(config.log.tensorboard, config.log.wandb)
         self.folder = Path(config.output)
-        self.source = open_source(config.data) if source is None else source
+        self.source = validated_by(open_source(config.data) if source is None else source, config.validation)
         self.classes = self.source.classes or config.data.classes
         for name, stage in config.active.items():
             if "classification" in stage.losses.weights and len(self.classes) < 2:
