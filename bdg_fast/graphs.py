@@ -142,8 +142,8 @@ class CudaCapture:
         """
         index = torch.cuda.current_device()
         with contextlib.suppress(RuntimeError):  # the first of these tells so where it was done
-            torch._C._cuda_endAllocateToPool(index, pool)  # type: ignore[attr-defined]
-            torch._C._cuda_releasePool(index, pool)  # type: ignore[attr-defined]
+            torch._C._cuda_endAllocateToPool(index, pool)
+            torch._C._cuda_releasePool(index, pool)
         with contextlib.suppress(RuntimeError):  # only a capture that succeeds lets the generator go on
             again = torch.cuda.CUDAGraph()
             with (
