@@ -56,7 +56,7 @@ FOLDERS = {"step": "sampler_step.triton_kernels", "forward": "forward_process.tr
 
 def measure(target: str, variant: Variant) -> dict[str, Any]:
     """One row of the table."""
-    module = FOLDERS.get(variant.kernel, "pixelwise.draws_kernels")
+    module = FOLDERS.get(variant.kernel, "pixelwise.triton_draws_kernels")
     kernel = getattr(importlib.import_module(f"bdg_fast.kernels.{module}"), f"{variant.kernel}_kernel")
     common = importlib.import_module("bdg_fast.kernels.pixelwise.triton")
     block = common.LAST_PIXELS if variant.last else common.FLAT_PIXELS

@@ -5,7 +5,8 @@ import torch
 
 pytest.importorskip("triton")
 
-from bdg_fast.kernels.pixelwise import derived_seeds, draws, image_normals, ops, uniforms
+from bdg_fast.kernels.pixelwise import derived_seeds, image_normals, ops, uniforms
+from bdg_fast.kernels.pixelwise import triton_draws as draws
 from bdg_fast.kernels.pixelwise.reference import normals
 from bdg_fast.kernels.pixelwise.spec import DRAW_STREAM
 

@@ -15,6 +15,9 @@ from torch import Tensor
 from .reference import WORD, normals, philox
 from .spec import DRAW_STREAM, SEED_STREAM
 
+REACH = 2**31
+"""Of 32-bit positions."""
+
 
 def uniforms(seed: Tensor, count: int, purpose: int) -> Tensor:
     """Uniform numbers in [0, 1), of 24 bits.
@@ -28,9 +31,9 @@ def uniforms(seed: Tensor, count: int, purpose: int) -> Tensor:
         float32 ``[B, 4, count]``.
     """
     if _one_launch(seed, 4 * count):
-        from . import draws
+        from . import triton_draws
 
-        return draws.uniforms(seed, count, purpose)
+        return triton_draws.uniforms(seed, count, purpose)
     index = torch.arange(count, device=seed.device)
     return torch.stack(
         [(word >> 8).to(torch.float32) * 2.0**-24 for word in _words(seed, index, purpose, DRAW_STREAM)], 1
@@ -40,25 +43,25 @@ def uniforms(seed: Tensor, count: int, purpose: int) -> Tensor:
 def image_normals(seed: Tensor, height: int, width: int, purpose: int, channels: int = 3) -> Tensor:
     """Standard normals float32 ``[B, channels, height, width]``; ``seed``, ``purpose`` as for :func:`uniforms`."""
     if _one_launch(seed, channels * height * width):
-        from . import draws
+        from . import triton_draws
 
-        return draws.image_normals(seed, height, width, purpose, channels)
+        return triton_draws.image_normals(seed, height, width, purpose, channels)
     return normals(seed, height, width, purpose, DRAW_STREAM, channels)
 
 
 def derived_seeds(seed: Tensor, number: int) -> Tensor:
     """Seeds int64 ``[B]`` for the ``number``-th of several uses that would draw the same from ``seed [B]``."""
     if _one_launch(seed, 1):
-        from . import draws
+        from . import triton_draws
 
-        return draws.derived_seeds(seed, number)
+        return triton_draws.derived_seeds(seed, number)
     high, low, _, _ = _words(seed, torch.zeros(1, dtype=torch.int64, device=seed.device), number, SEED_STREAM)
     return (high[:, 0] << 32) | low[:, 0]
 
 
 def _one_launch(seed: Tensor, numbers: int) -> bool:
     """Whether a kernel draws, so many numbers of each seed."""
-    return seed.is_cuda and seed.ndim == 1 and numbers < 2**31 and _has_triton()
+    return seed.is_cuda and seed.ndim == 1 and numbers < REACH and _has_triton()
 
 
 @cache

@@ -1,16 +1,14 @@
-"""Launches of `draws_kernels.py` (CUDA and ROCm)."""
+"""Launches of `triton_draws_kernels.py` (CUDA and ROCm)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from . import draws_kernels
+from . import triton_draws_kernels as kernels
 from .spec import DRAW_STREAM, SEED_STREAM
 from .triton import FLAT_PIXELS, INTERPRETED_PIXELS, on
 
-REACH = 2**31
-"""Numbers of a sample, and of a channel's elements in a sample, that 32-bit positions reach."""
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 
 
@@ -34,7 +32,7 @@ def image_normals(seed: Tensor, height: int, width: int, purpose: int, channels:
     if out.numel():
         block, blocks = _blocks(height * width, out)
         with on(out.device):
-            draws_kernels.normals_kernel[(len(seed) * blocks,)](
+            kernels.normals_kernel[(len(seed) * blocks,)](
                 seed.contiguous(), out, height * width, blocks, purpose, DRAW_STREAM, channels, block, **OPTIONS
             )
     return out
@@ -44,7 +42,7 @@ def _words(out: Tensor, seed: Tensor, count: int, purpose: int, stream: int, see
     if out.numel():
         block, blocks = _blocks(count, out)
         with on(out.device):
-            draws_kernels.words_kernel[(len(seed) * blocks,)](
+            kernels.words_kernel[(len(seed) * blocks,)](
                 seed.contiguous(), out, count, blocks, purpose, stream, seeds, block, **OPTIONS
             )
 
