@@ -66,7 +66,7 @@ class Ranks:
 def ranks(device: str, timeout: timedelta | None = None) -> Iterator[Ranks]:
     """Join the other processes, if `torchrun` started this one, and leave them at the end.
 
-    A process group that is there already is used, and stays.
+    A process group that is there already is used, and stays. After an error it stays too: the process should end.
 
     Args:
         device: ``"cpu"``, ``"cuda"`` (of several processes on one machine that `torchrun` started each takes its own,
@@ -74,7 +74,7 @@ def ranks(device: str, timeout: timedelta | None = None) -> Iterator[Ranks]:
         timeout: of a process that waits for others; None: as `torch.distributed` has it.
 
     Raises:
-        ValueError: one GPU is named for several processes.
+        ValueError: one GPU is named for several processes of a machine.
     """
     own = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
     chosen = torch.device(device)
@@ -96,8 +96,8 @@ def _gpu(index: int | None) -> torch.device:
     """The one that is named, or this process's own."""
     world, rank = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_RANK"))
     launched = world > 1 and "LOCAL_RANK" in os.environ
-    own = rank % torch.cuda.device_count() if launched else torch.cuda.current_device()
-    if launched and index not in (None, own):
+    own = rank % max(torch.cuda.device_count(), 1) if launched else torch.cuda.current_device()
+    if launched and index not in (None, own) and int(os.environ.get("LOCAL_WORLD_SIZE", world)) > 1:
         raise ValueError(f"device must be 'cuda', of which this process takes 'cuda:{own}', got 'cuda:{index}'")
     return torch.device("cuda", own if index is None else index)
 

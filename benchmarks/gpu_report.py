@@ -204,11 +204,13 @@ def _glcm_part(report: Report, deadline: float) -> None:
 
 def _out_of_time(report: Report) -> None:
     """A case that began in time may compile for minutes: what is known is written, and told."""
-    report.content["errors"]["time"] = "out of time within a case, after what is here"
-    report.update()
-    _tell(report)
-    sys.stdout.flush()
-    os._exit(1)
+    try:
+        report.content["errors"]["time"] = "out of time within a case, after what is here"
+        report.update()
+        _tell(report)
+        sys.stdout.flush()
+    finally:
+        os._exit(1)
 
 
 def main() -> int:
@@ -221,15 +223,13 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("gpu-report: no CUDA or ROCm device; the CPU benchmarks are `make bench`", file=sys.stderr)
         return 2
-    from . import training_speed
-    from .gpu_restore import restore_cases
     from .peers import available
 
     start = time.monotonic()
     device = torch.cuda.get_device_name()
     commit = _commit()
     parts = (arguments.only,) if arguments.only else PARTS
-    path = arguments.out / f"{parts[0]}-{re.sub(r'[^A-Za-z0-9]+', '-', device)}-{commit[:10]}.json"
+    path = arguments.out / f"{arguments.only or 'all'}-{re.sub(r'[^A-Za-z0-9]+', '-', device)}-{commit[:10]}.json"
     versions = {"python": platform.python_version(), **available("torch", "triton", "numba", "numpy", "scikit-image")}
     report = Report(path, parts)
     absent = [name for name, version in versions.items() if version is None]
@@ -238,9 +238,23 @@ def main() -> int:
     watch = threading.Timer(max(arguments.seconds, 1), _out_of_time, (report,))
     watch.daemon = True
     watch.start()
+    try:
+        _measure(report, parts, start, arguments.seconds)
+    finally:
+        watch.cancel()
+    report.update(seconds=round(time.monotonic() - start, 1))
+    _tell(report)
+    return 1 if report.wrong() else 0
+
+
+def _measure(report: Report, parts: Sequence[str], start: float, seconds: float) -> None:
+    """Tests, then every part, into ``report``."""
+    from . import training_speed
+    from .gpu_restore import restore_cases
+
     files = [file for part in parts for file in TESTS[part]]
-    report.update(tests=run_tests(TESTS_SHARE * arguments.seconds, files))
-    deadline = start + LAST_START * arguments.seconds
+    report.update(tests=run_tests(TESTS_SHARE * seconds, files))
+    deadline = start + LAST_START * seconds
     left = {part: len(parts) - number for number, part in enumerate(parts)}
 
     def until(part: str) -> float:
@@ -260,10 +274,6 @@ def main() -> int:
             DEVICE, training_speed.GPU_CASES, 3, 20, report.keep("training"), deadline
         )
         report.update(training=rows, left_out=[*report.content["left_out"], *left_out])
-    watch.cancel()
-    report.update(seconds=round(time.monotonic() - start, 1))
-    _tell(report)
-    return 1 if report.wrong() else 0
 
 
 def _tell(report: Report) -> None:

@@ -44,6 +44,7 @@ def report(monkeypatch):
     monkeypatch.setattr(gpu_pixels, "CASES", (Case(2, 12), Case(1, 8, torch.bfloat16, last=True)))
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     monkeypatch.setattr(gpu_report, "time_ms", call_once)
+    monkeypatch.setattr(gpu_report, "_out_of_time", lambda kept: None)  # it would end these tests
     monkeypatch.setattr(gpu_report, "copy_bandwidth", lambda: 1e12)
     monkeypatch.setattr(gpu_report, "run_tests", lambda seconds, files: {"exit_code": 0, "passed": 3, "tail": ""})
     monkeypatch.setattr(gpu_restore, "SIZES", {"T": UNetConfig(width=8, multipliers=(1,))})
@@ -88,7 +89,7 @@ def test_writes_what_it_measured(report, monkeypatch, tmp_path, capsys):
     assert run(report, monkeypatch, "--out", tmp_path) == 0
     (path,) = tmp_path.iterdir()
     content = json.loads(path.read_text())
-    assert path.name.startswith("glcm-Stub-GPU-1-core-")
+    assert path.name.startswith("all-Stub-GPU-1-core-")
     assert content["device"] == "Stub GPU (1 core)" and content["versions"]["torch"] and len(content["commit"]) >= 7
     natural, mixed = content["glcm"]
     assert natural["updates_per_second"] > 0 and natural["times_faster_than_best_torch"] == 1
@@ -190,6 +191,7 @@ def test_a_part_that_breaks_is_told_and_the_rest_is_timed(report, monkeypatch, t
 
 def test_out_of_time_within_a_case_keeps_what_is_known(report, monkeypatch, tmp_path, capsys):
     codes = []
+    monkeypatch.undo()
     monkeypatch.setattr(report.os, "_exit", codes.append)
     kept = report.Report(tmp_path / "a.json", ("glcm",))
     kept.update(device="Stub", commit="0" * 40, versions={"torch": "2", "triton": "3"}, tests={})
@@ -227,7 +229,6 @@ def test_tests_out_of_time_are_counted_as_far_as_they_came(report, monkeypatch):
 
 
 def test_names_what_there_was_no_time_for(report, monkeypatch, tmp_path):
-    monkeypatch.setattr(report, "_out_of_time", lambda kept: None)
     run(report, monkeypatch, "--out", tmp_path, "--seconds", "0")
     assert len(json.loads(next(tmp_path.iterdir()).read_text())["left_out"]) == 2 + 3 + 5 + 1
 

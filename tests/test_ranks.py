@@ -10,7 +10,7 @@ from bdg_fast.ranks import ranks
 @pytest.fixture
 def gpus(monkeypatch):
     """Four that are not there, of which the second is the current one."""
-    for name in ("WORLD_SIZE", "LOCAL_RANK"):
+    for name in ("WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     taken = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
@@ -35,6 +35,9 @@ def test_a_process_that_torchrun_started_takes_its_own_gpu(gpus, monkeypatch):
         ranks("cuda:2"),
     ):
         pass
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # the only one on its machine shares with nobody
+    with ranks("cuda:2") as found:
+        assert found.device == torch.device("cuda", 2)
 
 
 def test_a_process_of_somebody_s_own_launcher_keeps_its_gpu(gpus):

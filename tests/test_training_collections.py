@@ -1,5 +1,7 @@
 """Data sets of files as sources of a training run."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -166,13 +168,16 @@ def test_progress_is_measured_on_another_folder(pairs, tmp_path):
     assert held.clean[:, 0, 0, 0].tolist() == [0, 20, 60, 80]  # evenly over six
     assert trainer.run().best is not None and (tmp_path / "run" / "best").is_dir()
     assert trainer.source.by_ranks, "shards are still gone on with by as many processes alone"
-    paired = {"source": "paired", "root": str(pairs), "held_out": 0}
+    paired = {"source": "paired", "root": str(pairs), "held_out": 2}  # which means nothing then
     both = config(tmp_path / "pairs", data=paired, validation={"every": 2, "root": str(pairs / "haze"), "images": 99})
-    held = Trainer(both, quiet=True).source.held_out(16)
+    source = Trainer(both, quiet=True).source
+    held = source.held_out(16)
+    assert len({number for batch in taken(source, 6) for number in batch.numbers.tolist()}) == 12
     assert len(held.clean) == 6 and (held.degraded[:, 0, 0, 0] - held.clean[:, 0, 0, 0]).tolist() == [10] * 6
     none = config(tmp_path / "none", data=shards, validation={"every": 2, "root": str(tmp_path / "nowhere")})
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"validation.root must name a folder of images, got .*nowhere"):
         Trainer(none)
+    Trainer(replace(none, validation=replace(none.validation, every=0)))  # without one it need not be there
 
 
 def test_shards_and_a_wrong_tree(pairs, tmp_path):

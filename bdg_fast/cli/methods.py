@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -26,9 +27,13 @@ class Made(NamedTuple):
 
     @property
     def identity(self) -> object:
-        """Equal for methods of the same results, as far as files tell."""
+        """Equal for methods of the same results, as far as files tell: those of a class of one's own too."""
         own = identity(self.source)
-        return [own, self.given.get("backbone"), identity(self.given.get("vae"))] if self.given else own
+        if not self.given:
+            return own
+        kind = self.given.get("backbone")
+        code = None if kind is None else inspect.getsourcefile(find_backbone(kind))
+        return [own, kind, identity(code), identity(self.given.get("vae"))]
 
 
 def add_arguments(parser: Any) -> None:

@@ -175,8 +175,8 @@ class Validation:
         steps: of the sampler; by default those that ``network.sampler_steps`` says.
         crop: side of what is restored of each image, from its middle.
         pictures: of them are shown, degraded, restored and clean.
-        root: folder of other images to restore, in place of `Data.held_out`: clean ones, or, if the images to train on
-            come in pairs, ``input`` and ``target``. Shards have no other way.
+        root: folder of other images to restore, in place of `Data.held_out`, which is 0 then: clean ones, or, if the
+            images to train on come in pairs, ``input`` and ``target``. Shards have no other way.
         images: of ``root``, evenly over it, at most.
     """
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -19,13 +20,13 @@ from bdg_fast.kernels.pixelwise import derived_seeds, uniforms
 
 from ..data.crops import eight_bits
 from ..data.datasets import Dataset, ImageFolder, Sample, SampleError, Stream
-from ..data.degrade import RANGES, degrade, two_order_chain
+from ..data.degrade import RANGES, degrade, sent, two_order_chain
 from ..data.images import bundled_photographs, read_image
 from ..data.layouts import open_layout
 from ..data.loader import Batch, Skipped, batches, stacked
 from ..data.order import Order
 from ..data.shards import ShardFolder
-from .config import CHAIN, Data, Validation
+from .config import CHAIN, Data, TrainConfig, Validation
 from .config_stage import Drawing, of_name
 
 KEPT = 256
@@ -241,6 +242,8 @@ class _Beside:
 
     def __init__(self, source: Source, settings: Validation) -> None:
         root = str(settings.root)
+        if not Path(root).is_dir():
+            raise FileNotFoundError(f"validation.root must name a folder of images, got {root!r}")
         self.images: Dataset = open_layout("paired", root) if source.classes else ImageFolder(root)
         count = min(settings.images, len(self.images))
         self.numbers = [index * len(self.images) // count for index in range(count)]
@@ -260,13 +263,16 @@ class _Beside:
         return self.source.name(number)
 
 
-def validated_by(source: Source, settings: Validation) -> Source:
-    """The source, with the images of ``validation.root``, if there is one, held out in place of its own.
+def validated_by(config: TrainConfig, source: Source | None = None) -> Source:
+    """The source, or the one that settings name, which holds out what ``validation.root`` has, if that is given.
 
     Raises:
         FileNotFoundError: no image there. ValueError: files without partners, of pairs.
     """
-    return source if settings.root is None else _Beside(source, settings)
+    apart = config.validation.root is not None
+    if source is None:
+        source = open_source(replace(config.data, held_out=0) if apart else config.data)
+    return _Beside(source, config.validation) if apart and config.validation.every else source
 
 
 class _Without:
@@ -347,10 +353,7 @@ def degraded_pair(
         drawing: which of them, how often, at which levels, of how much brightened or darkened images.
     """
     clean = clean_images(batch, device)
-
-    def there(small: Tensor) -> Tensor:
-        return small.to(device, non_blocking=True)  # nothing waits for the device
-
+    there = partial(sent, device=device)
     if batch.degraded is not None:
         degraded, classes = there(batch.degraded).to(torch.float32) / 255, there(batch.kinds)
     elif tuple(names) == (CHAIN,):

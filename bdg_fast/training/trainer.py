@@ -18,6 +18,7 @@ from bdg_fast.kernels.pixelwise import derived_seeds
 from bdg_fast.ranks import Ranks, ranks
 
 from ..backends import default_device
+from ..data.degrade import sent
 from ..data.loader import Batch
 from ..files import write_atomically
 from ..models import Backbone
@@ -26,7 +27,7 @@ from ..sampler import ResidualSampler
 from . import checkpoint
 from .config import TrainConfig
 from .config_stage import Stage
-from .data import Pair, Source, clean_images, degraded_pair, open_source, validated_by
+from .data import Pair, Source, clean_images, degraded_pair, validated_by
 from .latents import Latents
 from .log import RunLog
 from .optim import Average, learning_rate, load_moments, make_optimizer, moments
@@ -79,7 +80,7 @@ class Trainer:
         self.config, self.quiet, self.allow_changes = config, quiet, allow_changes
         require_trackers(config.log.tensorboard, config.log.wandb)
         self.folder = Path(config.output)
-        self.source = validated_by(open_source(config.data) if source is None else source, config.validation)
+        self.source = validated_by(config, source)
         self.classes = self.source.classes or config.data.classes
         for name, stage in config.active.items():
             if "classification" in stage.losses.weights and len(self.classes) < 2:
@@ -298,7 +299,7 @@ class _Run:
         for part in range(stage.accumulate):
             batch = next(now.batches)
             numbers += batch.numbers.tolist()
-            pair, seeds = self._inputs(stage, batch), batch.seeds.to(device, non_blocking=True)
+            pair, seeds = self._inputs(stage, batch), sent(batch.seeds, device)
             seen: list[Tensor] = []
             if self.latents is not None:
                 pair, *seen = self.latents.encoded(pair, stage, batch, self.step)
@@ -333,7 +334,7 @@ class _Run:
         device = self.ranks.device
         if stage.coefficients == "generation":
             clean = clean_images(batch, device) * 2 - 1
-            return Pair(clean, clean, batch.kinds.to(device, non_blocking=True))
+            return Pair(clean, clean, sent(batch.kinds, device))
         if batch.degraded is not None and "classification" in stage.losses.weights and bool((batch.kinds < 0).any()):
             odd = self.source.name(int(batch.numbers[batch.kinds < 0][0]))
             raise ValueError(f"losses.classification must be 0: of {odd} nobody knows how it is degraded")

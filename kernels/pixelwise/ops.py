@@ -1,7 +1,7 @@
 """Random numbers for whoever is no kernel: functions of a sample's seed alone, by the Philox of ``reference``.
 
 On GPUs each is one launch, by Triton if it is installed. Uniform numbers and seeds are the same bits everywhere, and
-normals agree to 1e-6.
+normals agree to 1e-6 and a rounding.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from .common import offsets
+from .common import offsets, sent
 
 RADIUS = 10
 RADII = (3, 10)
@@ -27,7 +27,7 @@ def chain_kernel(draw: tuple[Tensor, ...], blur: float, sinc: float, sigma: tupl
     kind, shape, size, first, second, turn, half, power, cut, whether, *_ = draw
     radius = _radius(size)
     wide = sigma[0] + (sigma[1] - sigma[0]) * first
-    limits = torch.tensor(SHARES).cumsum(0)[:-1].to(kind.device, non_blocking=True)
+    limits = sent(torch.tensor(SHARES).cumsum(0)[:-1], kind.device)
     which = torch.bucketize(shape.contiguous(), limits, right=True)  # 0..5
     tall = torch.where(which % 2 == 1, sigma[0] + (sigma[1] - sigma[0]) * second, wide)
     q = _distance(wide, tall, math.pi * (2 * turn - 1))

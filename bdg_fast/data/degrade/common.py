@@ -78,3 +78,11 @@ def line(length: Tensor, angle: Tensor, radius: int) -> Tensor:
     along, across = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
     beyond = (along.abs() - (length - 1) / 2).clamp_min(0)
     return (1 - (beyond**2 + across**2).sqrt()).clamp_min(0)
+
+
+def sent(small: Tensor, device: torch.device) -> Tensor:
+    """A small tensor on another device. On its way to a CUDA device nothing waits.
+
+    Elsewhere it must: MPS reads the source later, when it may be gone, and what is on its way to the CPU is not there.
+    """
+    return small.to(device, non_blocking=small.device.type == "cpu" and device.type == "cuda")

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .common import sent
+
 LUMA = (
     16, 11, 10, 16, 24, 40, 51, 61,
     12, 12, 14, 19, 26, 58, 60, 55,
@@ -66,14 +68,14 @@ def _table(base: tuple[int, ...], level: Tensor) -> Tensor:
     """Steps of each sample, ``[B, 1, 1, 8, 1, 8]``: libjpeg's scaling of the standard table by the quality."""
     quality = (100 - level).round().clamp(1, 100).view(-1, 1, 1)
     scale = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
-    steps = torch.tensor(base, dtype=torch.float32).view(8, 8).to(level.device, non_blocking=True)
+    steps = sent(torch.tensor(base, dtype=torch.float32).view(8, 8), level.device)
     return ((steps * scale + 50) / 100).floor().clamp(1, 255).view(-1, 1, 1, 8, 1, 8)
 
 
 def _coded(planes: Tensor, table: Tensor) -> Tensor:
     """Coefficients of blocks of 8 x 8 rounded to multiples of ``table``, for planes ``[B, C, 8 h, 8 w]`` in 0..255."""
     batch, channels, height, width = planes.shape
-    matrix = torch.tensor(COSINES, dtype=torch.float32).to(planes.device, non_blocking=True)
+    matrix = sent(torch.tensor(COSINES, dtype=torch.float32), planes.device)
     blocks = planes.reshape(batch, channels, height // 8, 8, width // 8, 8) - 128
     found = _product(_product(blocks, matrix, 5), matrix, 3)
     steps = (found.abs() / table + (0.5 + TIE)).floor() * table  # halves away from zero, as libjpeg

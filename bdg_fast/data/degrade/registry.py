@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from .blur import anisotropic_blur, blur, motion_blur
+from .common import sent
 from .jpeg import jpeg
 from .noise import gaussian_noise, poisson_noise
 from .resize import resample
@@ -106,8 +107,7 @@ def degrade(images: Tensor, name: str, level: float | Sequence[float] | Tensor, 
         raise ValueError(f"level of {name!r} must be in {low}..{high}, got {levels.tolist()}")
     if len(images) == 0:
         return images.clone()
-    levels = levels.to(images.device, non_blocking=True).expand(len(images))
-    seeds = seeds.to(images.device, non_blocking=True)
+    levels, seeds = sent(levels, images.device).expand(len(images)), sent(seeds, images.device)
     for part in parts:
         function, (least, most) = FUNCTIONS[part]
         own = levels if len(parts) == 1 else least + (most - least) * levels
