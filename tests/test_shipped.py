@@ -80,42 +80,39 @@ def test_the_card_counts_what_is_changed_too_much():
     noise, jpeg, clean = of_kind(MILD, "noise"), of_kind(MILD, "jpeg"), of_kind(SETS, CLEAN)
     first, second = (statistics.median(one.change for one in each if one.kind == "noise") for each in MILD.values())
     less = sum(one.change < one.level for one in noise)
-    *others, brightened = losses(noise)
+    other, brightened = losses(noise)
     assert (
         f"Mild noise of sigma {noise[0].level:.0f} is changed by less than {noise[0].level:.0f} in {less} of the "
-        f"{len(noise)} photographs ({first:.1f} and {second:.1f} in the median), and gains in "
-        f"{len(noise) - len(others) - 1}. "
+        f"{len(noise)} photographs ({first:.1f} and {second:.1f} in the median), and gains in {len(noise) - 2}. "
+        f"One is taken for a dark scene and brightened (it loses {brightened:.1f} dB), one loses {other:.1f} dB. "
     ) in card
-    assert (len(noise) - less - 1, len(others)) == (5, 3)  # in words there
-    assert all(one.change > one.level for one in noise if one.psnr < one.psnr_degraded)
-    three = "{:.1f}, {:.1f} and {:.1f} dB".format(*others)
-    for page, most in ((card, f"it loses {brightened:.1f} dB"), (limits, f"loses {brightened:.1f} dB")):
-        assert most in page and page.count(f"lose {three}") == (2 if page is card else 1)
-    lost = losses(jpeg)
-    assert f"Mild JPEG, of quality {100 - jpeg[0].level:.0f}, loses in {len(lost)} of the {len(jpeg)}" in card
-    assert f"two by {lost[-2]:.1f} and {lost[-1]:.1f} dB" in card and lost[-3] < 1 and len(lost) > len(jpeg) / 2
-    least, second = sorted(one.psnr for one in clean)[:2]
-    assert f"Of the clean ones {len(clean) - 1} come back at {second:.1f} dB or more, one at {least:.1f} dB." in card
-    (changed,) = (one for one in clean if one.psnr == least)
-    assert f"one of {len(clean)} comes back at {least:.1f} dB, changed by {changed.change:.1f} of 255" in card
-    assert changed.photograph in card
-    shown = losses(one for one in MILD[BUNDLED] if one.kind == "noise")[-1]
-    assert f"so not the {shown:.1f} dB of one of its photographs" in card  # docs/images/worst.jpg
+    assert all((one.change > one.level) == (one.psnr < one.psnr_degraded) for one in noise)
+    assert f"Of {len(noise)} photographs of sources" in limits
+    assert f"is brightened and loses {brightened:.1f} dB, and another loses {other:.1f} dB" in limits
+    (changed,) = (one for one in noise if one.change > 2 * one.level)
+    assert changed.photograph in card and f"which is brightened, changed by {changed.change:.1f} of 255" in card
+    assert all(one.change < 255 * 10 ** (-one.psnr_degraded / 20) for one in jpeg)
     assert (
-        f"the mild noise that loses {brightened:.1f} dB nor the clean picture that comes back at {least:.1f} dB"
+        f"Mild JPEG, of quality {100 - jpeg[0].level:.0f}, is changed by less than what it lost in all {len(jpeg)}; "
+        f"{len(losses(jpeg))} of them lose, by {losses(jpeg)[-1]:.2f} dB at most. "
+        f"All clean ones come back at {min(one.psnr for one in clean):.1f} dB or more. "
     ) in card
-    assert f"Of {len(clean)} photographs of sources" in limits and f"comes back at {least:.1f} dB" in limits
+    (shown,) = losses(one for one in MILD[BUNDLED] if one.kind == "noise")
+    assert f"so not the {shown:.1f} dB of one of its photographs" in card  # docs/images/worst.jpg
+    assert f"so not the mild noise that loses {brightened:.1f} dB" in card
 
 
 def test_the_card_counts_what_loses():
     degraded = [one for each in SETS.values() for one in each if one.kind != CLEAN]
     lost = losses(degraded)
-    little = sum(each < 0.2 for each in lost)
-    assert {one.kind for one in degraded if one.psnr < one.psnr_degraded} == {"blur", "jpeg"}
+    assert {one.kind for one in degraded if one.psnr < one.psnr_degraded} == {"blur", "jpeg", "lowlight"}
+    card = text("bdg_fast", "models", "small", "README.md")
     assert (
-        f"Of the {len(degraded)} degraded versions above {len(lost)} lose, {little} by less than 0.2 dB, "
-        f"{len(lost) - little} by {lost[little]:.1f} to {lost[-1]:.1f} dB: blurs and JPEGs."
-    ) in text("bdg_fast", "models", "small", "README.md")
+        f"Of the {len(degraded)} degraded versions above {len(lost)} lose, by {lost[0]:.2f} to {lost[-1]:.2f} dB: "
+        "blurs, JPEGs and low light."
+    ) in card
+    assert "above alone, none of which loses" in card
+    assert not losses(one for one in SETS[BUNDLED] if one.kind != CLEAN)
 
 
 def test_the_card_has_the_command_and_the_weights_that_were_measured():
@@ -146,7 +143,8 @@ def test_the_card_tells_no_degradation_that_it_makes_worse(name):
 def test_the_card_tells_that_what_is_nearly_clean_is_changed_less_than_its_own_noise(name):
     noise = next(one.level for one in MILD[name] if one.kind == "noise")
     for kind in (CLEAN, "noise", "jpeg"):
-        assert statistics.median(one.change for one in MILD[name] if one.kind == kind) < noise
+        changes = [one.change for one in MILD[name] if one.kind == kind]
+        assert statistics.mean(changes) < noise and statistics.median(changes) < noise
 
 
 def test_fixed_inputs_are_restored_as_the_card_says(restorer):
