@@ -50,6 +50,7 @@ VARIANTS = (
     Variant("words", "seed"),
     Variant("words", "uniform"),
     Variant("normals", "seed"),
+    Variant("normals", "seed", "latents"),
 )
 FOLDERS = {"step": "sampler_step.triton_kernels", "forward": "forward_process.triton_kernels"}
 
@@ -67,7 +68,7 @@ def measure(target: str, variant: Variant) -> dict[str, Any]:
         "INDEXED": False,
         "STREAM": 0,
         "SEED": variant.noise == "seed",
-        "CHANNELS": 3,
+        "CHANNELS": 4 if variant.heads == "latents" else 3,
         "COMPUTE": common.tl.float32,
         "FLAT": variant.flat,
         "WIDE": variant.wide,
