@@ -94,12 +94,19 @@ def ranks(device: str, timeout: timedelta | None = None) -> Iterator[Ranks]:
 
 def _gpu(index: int | None) -> torch.device:
     """The one that is named, or this process's own."""
-    world, rank = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_RANK"))
-    launched = world > 1 and "LOCAL_RANK" in os.environ
-    own = rank % max(torch.cuda.device_count(), 1) if launched else torch.cuda.current_device()
-    if launched and index not in (None, own) and int(os.environ.get("LOCAL_WORLD_SIZE", world)) > 1:
+    own = _own_index()
+    if own is None:
+        return torch.device("cuda", torch.cuda.current_device() if index is None else index)
+    if index not in (None, own) and os.environ.get("LOCAL_WORLD_SIZE") != "1":
         raise ValueError(f"device must be 'cuda', of which this process takes 'cuda:{own}', got 'cuda:{index}'")
     return torch.device("cuda", own if index is None else index)
+
+
+def _own_index() -> int | None:
+    """Of the GPU that this process takes, where `torchrun` started several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "LOCAL_RANK" not in os.environ:
+        return None
+    return int(os.environ["LOCAL_RANK"]) % max(torch.cuda.device_count(), 1)
 
 
 def shares() -> contextlib.AbstractContextManager[Ranks]:
@@ -112,4 +119,4 @@ def own_device(device: str) -> str:
     chosen = device in ("auto", "cuda") and torch.cuda.is_available()
     if not chosen or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return device
-    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+    return f"cuda:{_own_index() or 0}"

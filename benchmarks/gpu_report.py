@@ -79,7 +79,7 @@ def time_ms(
 ) -> dict[str, float]:
     """Median and spread in milliseconds of ``function(turn)``, which picks one of ``sets`` inputs by ``turn``.
 
-    ``host_ms`` is what a call keeps the host. Where that is most of it, the device waited, and ``device_ms`` is the
+    ``launch_ms`` is what a call keeps the host. Where that is most of it, the device waited, and ``device_ms`` is the
     time within a CUDA graph, of functions that one can hold (``graph``).
     """
     from triton.testing import do_bench, do_bench_cudagraph
@@ -95,9 +95,9 @@ def time_ms(
     start = time.perf_counter()
     for _ in range(sets):
         call()
-    found = {"ms": median, "p20": low, "p80": high, "host_ms": 1e3 * (time.perf_counter() - start) / sets}
+    found = {"ms": median, "p20": low, "p80": high, "launch_ms": 1e3 * (time.perf_counter() - start) / sets}
     torch.cuda.synchronize()
-    if graph and found["host_ms"] > HOST_BOUND * median:
+    if graph and found["launch_ms"] > HOST_BOUND * median:
         found["device_ms"] = do_bench_cudagraph(lambda: [function(number) for number in range(sets)], rep=40) / sets
     return found
 
@@ -151,11 +151,19 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, lambda file: file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
 
 
+def attempt(row: dict[str, Any], measure: Callable[[], object]) -> None:
+    """Measure; what fails is told in ``row``."""
+    try:
+        measure()
+    except Exception as error:
+        row["error"] = f"{type(error).__name__}: {error}"
+
+
 class Report:
     """What is known so far, in a file after each part and each row."""
 
-    def __init__(self, path: Path, parts: Sequence[str]) -> None:
-        self.path, self.parts = path, parts
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.content: dict[str, Any] = {"errors": {}}
 
     def update(self, **known: Any) -> None:
@@ -167,15 +175,23 @@ class Report:
         """For a part that tells its rows as it goes."""
         return lambda rows: self.update(**{name: rows})
 
+    def end(self, name: str, rows: list[dict[str, Any]], left_out: list[str]) -> None:
+        """Of such a part: all its rows, and what there was no time for."""
+        self.update(**{name: rows}, left_out=[*self.content["left_out"], *left_out])
+
     def measure(self, name: str, rows: Callable[[], list[dict[str, Any]]], deadline: float) -> None:
         """Of a part whose rows come at its end; what fails is told, and the rest goes on."""
         if time.monotonic() > deadline:
             self.content["left_out"].append(name)
             return
-        try:
-            self.update(**{name: rows()})
-        except Exception as error:
-            self.content["errors"][name] = f"{type(error).__name__}: {error}"
+        self.attempt(name, lambda: self.update(**{name: rows()}))
+
+    def attempt(self, name: str, part: Callable[[], object]) -> None:
+        """Do a part; what fails is told, and the rest goes on."""
+        failed: dict[str, Any] = {}
+        attempt(failed, part)
+        if failed:
+            self.content["errors"][name] = failed["error"]
             self.update()
 
     def wrong(self) -> bool:
@@ -194,8 +210,7 @@ def _glcm_part(report: Report, deadline: float) -> None:
     report.update(copy_bytes_per_second=copy_bandwidth(), processors=processors, clock_hz=clock)
     # the other parts are given a third of what the tests left
     until = deadline - (deadline - time.monotonic()) / 3
-    rows, left_out = matrices(until, time_ms, DEVICE, report.keep("glcm"))
-    report.update(glcm=rows, left_out=[*report.content["left_out"], *left_out])
+    report.end("glcm", *matrices(until, time_ms, DEVICE, report.keep("glcm")))
     report.measure("soft", soft_cases, deadline)
     report.measure("windows", lambda: windows(time_ms, DEVICE), deadline)
     copy = report.content["copy_bytes_per_second"]
@@ -231,7 +246,7 @@ def main() -> int:
     parts = (arguments.only,) if arguments.only else PARTS
     path = arguments.out / f"{arguments.only or 'all'}-{re.sub(r'[^A-Za-z0-9]+', '-', device)}-{commit[:10]}.json"
     versions = {"python": platform.python_version(), **available("torch", "triton", "numba", "numpy", "scikit-image")}
-    report = Report(path, parts)
+    report = Report(path)
     absent = [name for name, version in versions.items() if version is None]
     report.update(device=device, driver=_driver(), commit=commit, versions=versions, absent=absent, tests={})
     report.update(glcm=[], soft=[], windows=[], pixels=[], restore=[], training=[], left_out=[])
@@ -262,18 +277,12 @@ def _measure(report: Report, parts: Sequence[str], start: float, seconds: float)
         return time.monotonic() + (deadline - time.monotonic()) / left[part]
 
     if "glcm" in parts:
-        try:
-            _glcm_part(report, until("glcm"))
-        except Exception as error:
-            report.content["errors"]["glcm"] = f"{type(error).__name__}: {error}"
+        report.attempt("glcm", lambda: _glcm_part(report, until("glcm")))
     if "restore" in parts:
-        rows, left_out = restore_cases(DEVICE, time_ms, until("restore"), report.keep("restore"))
-        report.update(restore=rows, left_out=[*report.content["left_out"], *left_out])
+        report.end("restore", *restore_cases(DEVICE, time_ms, until("restore"), report.keep("restore")))
     if "training" in parts:
-        rows, left_out = training_speed.training_cases(
-            DEVICE, training_speed.GPU_CASES, 3, 20, report.keep("training"), deadline
-        )
-        report.update(training=rows, left_out=[*report.content["left_out"], *left_out])
+        cases, keep = training_speed.GPU_CASES, report.keep("training")
+        report.end("training", *training_speed.training_cases(DEVICE, cases, 3, 20, keep, deadline))
 
 
 def _tell(report: Report) -> None:

@@ -20,6 +20,7 @@ from bdg_fast.graphs import KEPT, CudaCapture, LoopGraphs
 
 from . import throughput
 from .conftest import photographs
+from .gpu_report import attempt
 from .published import PublishedUNet
 
 Timer = Callable[..., dict[str, float]]
@@ -141,7 +142,7 @@ def restore_cases(
                 left_out.append(name)
                 continue
             row: dict[str, Any] = {"case": name}
-            _try(row, lambda row=row, kind=kind, case=case: _measure(row, kind, case, device, time_ms))
+            attempt(row, lambda row=row, kind=kind, case=case: _measure(row, kind, case, device, time_ms))
             rows.append(row)
             keep(rows)
             if "illegal memory access" in row.get("error", ""):  # nothing runs after it
@@ -150,17 +151,10 @@ def restore_cases(
     if time.monotonic() > deadline - THROUGHPUT_SECONDS:
         return rows, [*left_out, name]
     row = {"case": name}
-    _try(row, lambda: row.update(_end_to_end(device)))
+    attempt(row, lambda: row.update(_end_to_end(device)))
     rows.append(row)
     keep(rows)
     return rows, left_out
-
-
-def _try(row: dict[str, Any], measure: Callable[[], object]) -> None:
-    try:
-        measure()
-    except Exception as error:
-        row["error"] = f"{type(error).__name__}: {error}"
 
 
 @torch.inference_mode()

@@ -40,6 +40,7 @@ from bdg_fast.training.prefetch import prefetched
 from bdg_fast.training.settings import as_dict, build
 from bdg_fast.training.stages import DEGRADATION, Parts, StageModule, step_seeds
 
+from .gpu_report import attempt
 from .peers import available
 from .published import PublishedUNet
 
@@ -242,10 +243,9 @@ def training_cases(
         if time.monotonic() > deadline:
             left_out.append(f"training, {case.name}")
             continue
-        try:
-            rows.append(measure(case, device, rounds, steps, root))
-        except Exception as error:  # told in its row; the others are measured
-            rows.append({"case": case.name, "error": f"{type(error).__name__}: {error}"})
+        row: dict[str, Any] = {"case": case.name}
+        attempt(row, lambda row=row, case=case: row.update(measure(case, device, rounds, steps, root)))
+        rows.append(row)
         keep(rows)
     return rows, left_out
 

@@ -193,7 +193,7 @@ def test_out_of_time_within_a_case_keeps_what_is_known(report, monkeypatch, tmp_
     codes = []
     monkeypatch.undo()
     monkeypatch.setattr(report.os, "_exit", codes.append)
-    kept = report.Report(tmp_path / "a.json", ("glcm",))
+    kept = report.Report(tmp_path / "a.json")
     kept.update(device="Stub", commit="0" * 40, versions={"torch": "2", "triton": "3"}, tests={})
     kept.update(glcm=[], soft=[], windows=[], pixels=[], training=[], left_out=["windows"])
     kept.keep("restore")([{"case": "first", "error": "none"}])
