@@ -7,7 +7,8 @@ it, weights averaged one after another. It has our data and our degradations, wh
 and the gradient of every step before they update anything, as the trainer does, for which the host waits.
 
 Shares of a step are measured in a second pass that waits for the device after each part, so that they need not add up
-to the time of a step where parts overlap.
+to the time of a step where parts overlap. Every degradation is also timed alone, on a whole batch, with the wait: what
+share of a step it would be if all images had it.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ import torch
 from torch import Tensor, nn
 
 from bdg_fast import SIZES
-from bdg_fast.data.degrade import CDD11
+from bdg_fast.data.degrade import CDD11, CLEAN, NAMES
 from bdg_fast.data.images import bundled_photographs
 from bdg_fast.data.loader import Batch
 from bdg_fast.files import write_atomically
 from bdg_fast.models import Fingerprint
 from bdg_fast.training import TrainConfig
-from bdg_fast.training.config import Encoder
+from bdg_fast.training.config import CHAIN, Encoder
 from bdg_fast.training.data import degraded_pair, open_source
 from bdg_fast.training.optim import Average, make_optimizer
 from bdg_fast.training.prefetch import prefetched
@@ -45,7 +46,16 @@ from .peers import available
 from .published import PublishedUNet
 
 PARTS = ("data", "degradation", "fingerprint", "forward", "backward", "optimizer")
-NAMES = ("plain", "bdg_fast")
+LOOPS = ("plain", "bdg_fast")
+MIXTURES: dict[str, tuple[str, ...]] = {
+    **{name: (name,) for name in NAMES if name != CLEAN},
+    CHAIN: (CHAIN,),
+    "all of CDD-11": CDD11,
+    "all": NAMES,
+}
+"""Degradations whose cost is measured alone, by name."""
+MOST_OF_A_STEP = 0.1
+"""That degrading a batch may take on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -189,14 +199,29 @@ class Loop:
         medians["forward"] -= medians.get("fingerprint", 0.0)
         return medians
 
+    def degradations(self, repeats: int = 3) -> dict[str, float]:
+        """Median milliseconds of degrading a batch by each of :data:`MIXTURES`."""
+        batch, found = next(self.batches), {}
+        for name, kinds in MIXTURES.items():
+            times = []
+            for turn in range(1 + repeats):  # the first compiles
+                seeds = step_seeds(batch.seeds, turn, DEGRADATION)
+                self.wait()
+                began = time.perf_counter()
+                degraded_pair(batch, seeds, self.device, kinds)
+                self.wait()
+                times.append(1e3 * (time.perf_counter() - began))
+            found[name] = statistics.median(times[1:])
+        return found
+
 
 def measure(case: Case, device: str, rounds: int, steps: int, root: str) -> dict[str, Any]:
     """Both loops in turns, so that what else the machine does meets both."""
-    loops = {name: Loop(case, device, name == "bdg_fast", root) for name in NAMES}
+    loops = {name: Loop(case, device, name == "bdg_fast", root) for name in LOOPS}
     for loop in loops.values():
         loop.timed(2)  # compiles, allocates
-    times: dict[str, list[float]] = {name: [] for name in NAMES}
-    for _, name in itertools.product(range(rounds), NAMES):
+    times: dict[str, list[float]] = {name: [] for name in LOOPS}
+    for _, name in itertools.product(range(rounds), LOOPS):
         times[name].append(loops[name].timed(steps) / steps)
     row: dict[str, Any] = {"case": case.name}
     for name, loop in loops.items():
@@ -207,6 +232,8 @@ def measure(case: Case, device: str, rounds: int, steps: int, root: str) -> dict
             "spread_ms": [1e3 * min(times[name]), 1e3 * max(times[name])],
             "parts_ms": loop.shares(3),
         }
+    own = loops["bdg_fast"].degradations()
+    row["degradation"] = {name: {"ms": ms, "share_of_step": ms / row["bdg_fast"]["ms"]} for name, ms in own.items()}
     row["times_faster"] = row["plain"]["ms"] / row["bdg_fast"]["ms"]
     return row
 
@@ -216,11 +243,17 @@ def lines_of(row: dict[str, Any]) -> list[str]:
     if "error" in row:
         return [f"{row['case']}: {row['error']}"]
     found = [f"{row['case']}: {row['times_faster']:.2f} times as fast as the plain loop"]
-    for name in NAMES:
+    for name in LOOPS:
         one = row[name]
         whole = sum(one["parts_ms"].values())
         shares = ", ".join(f"{part} {value / whole:.1%}" for part, value in one["parts_ms"].items())
         found.append(f"  {name:9} {one['ms']:8.1f} ms, {one['images_per_s']:7.2f} images/s; {shares}")
+    alone = {name: one["share_of_step"] for name, one in row["degradation"].items()}
+    over = [f"{name} {share:.0%}" for name, share in alone.items() if share > MOST_OF_A_STEP]
+    told = ", ".join(f"{name} {share:.1%}" for name, share in alone.items())
+    found.append(f"  degrading a batch, of a step: {told}")
+    if over:
+        found.append(f"  above {MOST_OF_A_STEP:.0%}: {', '.join(over)}")
     return found
 
 

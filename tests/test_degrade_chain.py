@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from bdg_fast.data.degrade import ORDERS, STATES, ChainOrder, degrade, two_order_chain
-from bdg_fast.data.degrade.chain import extended
+from bdg_fast.data.degrade.chain import extended, mirrored
 from bdg_fast.data.degrade.chain_kernels import RADIUS, chain_kernel, sinc_kernel
 from bdg_fast.data.degrade.resize import resampler
 
@@ -137,6 +137,16 @@ def test_extending_replicates_each_samples_own_edges():
         assert torch.equal(found[i], expected[0])
 
 
+@pytest.mark.parametrize("size", [(4, 9), (7, 2), (3, 3), (1, 6)], ids=str)
+def test_blurs_mirror_each_samples_own_edges(size):
+    height, width = size
+    canvas = torch.rand(1, 3, 7, 9, generator=torch.Generator().manual_seed(0))
+    found = mirrored(canvas, torch.tensor([float(height)]), torch.tensor([float(width)]), RADIUS)
+    margins = [(0, 0), (0, 0), (RADIUS, RADIUS + 7 - height), (RADIUS, RADIUS + 9 - width)]
+    expected = np.pad(canvas[:, :, :height, :width].numpy(), margins, mode="reflect")
+    assert np.array_equal(found.numpy(), expected)
+
+
 @pytest.mark.parametrize(("before", "after"), [(40, 20), (40, 17), (13, 40), (12, 12), (30, 7)])
 @pytest.mark.parametrize("method", ["bilinear", "bicubic", "area"])
 def test_resizing_within_the_chain_is_that_of_pytorch(method, before, after):
@@ -195,14 +205,18 @@ def test_kernels_are_as_wide_and_oblong_as_drawn():
     assert plateau[RADIUS, RADIUS] / plateau[RADIUS, RADIUS + 2] == pytest.approx(1 + (2 / 2.0) ** 2, rel=1e-3)
 
 
-def test_sinc_passes_low_frequencies_and_stops_high_ones():
-    one = torch.ones(1, 1, 1)
+@pytest.mark.parametrize("last", [False, True], ids=["a blur", "the last filter"])
+def test_sinc_passes_low_frequencies_and_stops_high_ones(last):
+    one, least = torch.ones(1, 1, 1), math.pi / 3 if last else math.pi / 5
     kernel = sinc_kernel(one * 0.99, one * 0.3, one > 0)[0]
-    cut = math.pi / 5 + 0.3 * (math.pi - math.pi / 5)
-    response = torch.fft.fft2(F.pad(kernel, [0, 43, 0, 43])).abs()[0, :32]
-    frequency = torch.arange(32) * (2 * math.pi / 64)
+    if not last:
+        kernel = chain_kernel(numbers(kind=0.0, size=0.99, cut=0.3), 1.0, 0.1, (0.2, 3.0))[0]
+    cut = least + 0.3 * (math.pi - least)
+    response = torch.fft.fft2(F.pad(kernel, [0, 235, 0, 235])).abs()[0, :128]
+    frequency = torch.arange(128) * (2 * math.pi / 256)
     assert (response[frequency < 0.7 * cut] - 1).abs().max() < 0.15
     assert response[frequency > 1.3 * cut].max() < 0.15
+    assert frequency[response < 0.5][0] == pytest.approx(cut, rel=0.05)
     assert (kernel < 0).any()  # it rings
 
 

@@ -112,6 +112,8 @@ def test_writes_what_it_measured(report, monkeypatch, tmp_path, capsys):
     (training,) = content["training"]
     assert training["times_faster"] == training["plain"]["ms"] / training["bdg_fast"]["ms"]
     assert set(training["bdg_fast"]["parts_ms"]) == set(training_speed.PARTS)
+    assert {"noise", "jpeg", "chain", "all of CDD-11", "all"} <= training["degradation"].keys()
+    assert all(each["share_of_step"] > 0 for each in training["degradation"].values())
     assert training["plain"]["images_per_s"] == pytest.approx(2e3 / training["plain"]["ms"])
     printed = capsys.readouterr().out
     assert "T, restoration, 2 x 8 x 8: " in printed

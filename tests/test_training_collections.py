@@ -13,6 +13,7 @@ from bdg_fast.data.shards import ShardFolder, write_shards
 from bdg_fast.training import TrainConfig, Trainer
 from bdg_fast.training.config import Data
 from bdg_fast.training.data import Collection, open_source
+from bdg_fast.training.log import read_log
 from bdg_fast.training.settings import build
 from training_setup import config, last, settings
 
@@ -130,7 +131,16 @@ def test_what_cannot_be_read_is_named_once_and_replaced(pairs):
     source = open_source(Data(source="paired", root=str(pairs), held_out=0))
     with pytest.warns(UserWarning, match=r"3\.png cannot be read and is left out") as told:
         assert len(taken(source, 12)) == 12  # two epochs
-    assert len(told) == 1
+    assert len(told) == 1 and source.unreadable >= 2
+
+
+def test_a_run_tells_how_many_reads_failed(pairs, tmp_path, capsys):
+    (pairs / "rain" / "input" / "3.png").write_bytes(b"no picture")
+    given = settings(tmp_path / "run", data={"source": "paired", "root": str(pairs), "held_out": 0, "workers": 1})
+    with pytest.warns(UserWarning, match=r"3\.png cannot be read and is left out"):
+        result = Trainer(build(TrainConfig, given), quiet=True).run()
+    assert result.unreadable >= 1
+    assert read_log(tmp_path / "run")[-1]["unreadable"] == result.unreadable
 
 
 def test_a_factor_of_enlargement_chooses_the_pairs(tmp_path):

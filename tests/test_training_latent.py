@@ -42,6 +42,9 @@ def latent_settings(vae, **changes):
     }
 
 
+VALIDATION = {"every": 3, "crop": 40, "steps": 1, "pictures": 1}
+
+
 def run(output, vae, until=None, **changes):
     return trainer(output, source=pictures(size=40), **latent_settings(vae, **changes)).run(until)
 
@@ -49,15 +52,14 @@ def run(output, vae, until=None, **changes):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, vae, one_thread):
     output = tmp_path_factory.mktemp("whole") / "run"
-    assert run(output, vae, validation={"every": 3, "crop": 40, "steps": 1, "pictures": 1}).finished
+    assert run(output, vae, validation=VALIDATION).finished
     return output
 
 
 @pytest.mark.parametrize("until", [1, 5])
 def test_a_stopped_run_goes_on_exactly(whole, vae, tmp_path, until):
-    validation = {"every": 3, "crop": 40, "steps": 1, "pictures": 1}
-    assert not run(tmp_path / "run", vae, until, validation=validation).finished
-    assert run(tmp_path / "run", vae, validation=validation).finished
+    assert not run(tmp_path / "run", vae, until, validation=VALIDATION).finished
+    assert run(tmp_path / "run", vae, validation=VALIDATION).finished
     assert losses(tmp_path / "run") == losses(whole)
     found, expected = (
         checkpoint.read(folder / "checkpoints" / "step-00000006") for folder in (tmp_path / "run", whole)
@@ -216,9 +218,9 @@ def test_another_vae_is_another_run(whole, tmp_path):
     torch.manual_seed(1)
     tiny_vae(layers_per_block=2).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"latent\.vae=.* is another VAE than the run in .* began with"):
-        run(whole, tmp_path)
+        run(whole, tmp_path, validation=VALIDATION)
     with pytest.raises(ValueError, match=r"latent\.sample differ from those of the run in"):
-        run(whole, tmp_path, latent={"sample": True})
+        run(whole, tmp_path, validation=VALIDATION, latent={"sample": True})
 
 
 def test_what_does_not_go_together_is_named(vae, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from bdg_fast import UNet
 from bdg_fast.models.checkpoints import CheckpointError
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def whole(tmp_path_factory, one_thread):
     """Folder of a run that was never stopped."""
     output = tmp_path_factory.mktemp("whole") / "run"
-    assert trainer(output).run() == (TOTAL, True, 0, None)
+    assert trainer(output).run() == (TOTAL, True, 0, None, 0)
     return output
 
 
@@ -80,7 +81,7 @@ def test_a_killed_run_goes_on_exactly(whole, killed, where):
 
 def test_a_finished_run_stays_finished(whole):
     before = {path: path.stat().st_mtime_ns for path in (whole / "checkpoints").rglob("*") if path.is_file()}
-    assert trainer(whole).run() == (TOTAL, True, 0, None)
+    assert trainer(whole).run() == (TOTAL, True, 0, None, 0)
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
@@ -141,12 +142,45 @@ def test_a_run_without_a_whole_checkpoint_does_not_begin_anew(tmp_path):
         trainer(tmp_path / "run").run()
 
 
-def test_a_damaged_newest_checkpoint_costs_the_steps_since_the_last(whole, tmp_path):
+def test_a_damaged_newest_checkpoint_costs_the_steps_since_the_last_and_is_set_aside(whole, tmp_path, capsys):
     output = tmp_path / "run"
-    trainer(output).run(until=6)
-    flip(output / "checkpoints/step-00000006/optimizer.safetensors")
+    damaged = output / "checkpoints/step-00000006/optimizer.safetensors"
+    for copies in (1, 2):
+        trainer(output).run(until=6)
+        flip(damaged)
+        Trainer(config(output), source=pictures()).run(until=5)
+        assert f"passed over: {damaged} is not what was written" in capsys.readouterr().out
+        assert len(list(output.glob("checkpoints/damaged-step-00000006*/optimizer.safetensors"))) == copies
     trainer(output).run()
     same_ends(output, whole)
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_passed_over(whole, tmp_path, monkeypatch):
+    output = tmp_path / "run"
+    trainer(output).run(until=6)
+    newest, read = output / "checkpoints/step-00000006", Path.read_text
+
+    def unsteady(path, *args, **kwargs):
+        if path == newest / "state.json":
+            raise OSError(errno.EIO, "Input/output error")
+        return read(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", unsteady)
+        with pytest.raises(OSError, match=r"of step 6 below .*cannot be read now, and may be whole: Input/output"):
+            trainer(output).run()
+    assert newest.is_dir()
+    trainer(output).run()
+    same_ends(output, whole)
+
+
+def test_a_checkpoint_of_another_version_is_not_passed_over(tmp_path):
+    folder = saved_twice(tmp_path)
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({**state, "format": 2}))
+    with pytest.raises(CheckpointError, match=r"step-00000002 has format 2; this version reads 1"):
+        checkpoint.load(tmp_path)
+    assert folder.is_dir()
 
 
 @pytest.mark.parametrize("file", range(1, 5))
@@ -193,9 +227,30 @@ def test_changed_settings_are_refused_by_name(tmp_path):
     for change in ({"seed": 4}, {"stages": {"lr": 1e-4}}, {"ema": 0.5}):
         with pytest.raises(ValueError, match=rf"{'lr' if 'stages' in change else next(iter(change))}.* differ"):
             trainer(tmp_path / "run", **change)
-    trainer(tmp_path / "run", checkpoint={"every": 1})  # how often is free
+    trainer(tmp_path / "run", checkpoint={"every": 1}, validation={"every": 7, "pictures": 1})  # how often is free
     changed = config(tmp_path / "run", ema=0.5)
     Trainer(changed, source=pictures(), quiet=True, allow_changes=True)
+
+
+def test_other_images_to_train_on_are_refused(tmp_path):
+    output, more = tmp_path / "run", pictures(number=10)
+    trainer(output).run(until=2)
+    with pytest.raises(ValueError, match=r"was trained on 7 images, and 8 are there: .* or allow changes"):
+        trainer(output, source=more).run()
+    assert Trainer(config(output), source=more, quiet=True, allow_changes=True).run(until=4).step == 4
+    assert trainer(output, source=more).run(until=5).step == 5
+
+
+def test_scores_of_other_images_are_not_compared(tmp_path):
+    output = tmp_path / "run"
+    Image.new("RGB", (20, 20)).save(tmp_path / "other.png")
+    given = {"every": 1, "crop": 16}
+    assert trainer(output, validation=given).run(until=4).best is not None
+    for change in ({"root": str(tmp_path)}, {"crop": 20}, {"steps": 1}, {"images": 2}):
+        with pytest.raises(ValueError, match=rf"validation\.{next(iter(change))} differ"):
+            trainer(output, validation={**given, **change})
+    changed = config(output, validation={**given, "crop": 20})
+    assert Trainer(changed, source=pictures(), quiet=True, allow_changes=True).run(until=4).best is None
 
 
 def test_the_log_is_cut_back_to_where_a_run_goes_on(tmp_path):

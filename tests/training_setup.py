@@ -64,7 +64,7 @@ def trainer(output, source=None, **changes):
 def losses(output, after=0):
     """Logged steps, without what depends on time."""
     return [
-        {name: value for name, value in line.items() if name != "images_per_s"}
+        {name: value for name, value in line.items() if name not in ("images_per_s", "unreadable")}
         for line in read_log(output)
         if line["step"] > after
     ]

@@ -76,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not first:
         return 0
     skipped = f", {result.skipped} of them skipped" if result.skipped else ""
+    skipped += f", {result.unreadable} reads of images failed (named above)" if result.unreadable else ""
     network, kind = Path(config.output, "network"), str(as_dict(config)["network"].get("kind", ""))
     named = f" --backbone {kind}" if ":" in kind else ""
     print(f"{config.output}: {result.step} steps{skipped}; bdg-fast restore --checkpoint {network}{named}")

@@ -21,6 +21,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,14 +31,19 @@ from bdg_fast.ranks import Ranks
 
 from ..files import held, sha256_of
 from ..models import Backbone
-from ..models.checkpoints import CheckpointError, save_backbone
+from ..models.checkpoints import CheckpointError, load_backbone, save_backbone
+from .settings import differences
 
 STATE, PARTS, OPTIMIZER = "state.json", "parts.safetensors", "optimizer.safetensors"
 NETWORK, LATEST = "network", "latest"
 NAME = re.compile(r"step-(\d{8,})")
-WRITING, DELETING = ".writing-", ".deleting-"
+WRITING, DELETING, DAMAGED = ".writing-", ".deleting-", "damaged-"
 LOCK = ".run.lock"
 FORMAT = 1
+
+
+class FormatError(CheckpointError):
+    """A checkpoint of another version of this package: nothing is wrong with it."""
 
 
 class Saved(NamedTuple):
@@ -118,14 +124,60 @@ def save(
     return final
 
 
+def newest(root: Path, ranks: Ranks) -> tuple[Saved | None, list[str]]:
+    """The newest whole checkpoint below ``root`` for all processes, and what was wrong with newer ones.
+
+    What processes that were stopped have left is deleted; newer ones that are damaged are set aside, as they would be
+    kept as the newest.
+
+    Raises:
+        CheckpointError: there are checkpoints and none is whole, one is of another version, or processes see different
+            ones. OSError: one cannot be read now, which is no reason to pass it over.
+    """
+    if ranks.first:
+        clean(root)
+    ranks.wait()  # nobody reads before that
+    saved, problems = load(root)
+    found = ranks.collected(None if saved is None else saved.state["step"])
+    if len(set(found)) > 1:  # machines need one folder that all of them see
+        raise CheckpointError(f"the processes found checkpoints of different steps below {root}: {found}")
+    if saved is None and problems:
+        raise CheckpointError("no checkpoint is whole: " + "; ".join(problems))
+    if saved is not None and ranks.first:
+        set_aside(root, saved.state["step"])
+    return saved, problems
+
+
+def begin_with(init: str, *unets: Backbone) -> None:
+    """Give networks of one kind the weights of a trained one, in place of random ones.
+
+    Raises:
+        ValueError: ``init`` is another network than theirs, and in what.
+    """
+    found = load_backbone(init, type(unets[0]))
+    own, its = asdict(unets[0].config), asdict(found.config)
+    del own["sampler_steps"], its["sampler_steps"]  # nothing that weights depend on
+    if differing := differences(its, own):
+        raise ValueError(f"init={init!r} is another network than the settings': {', '.join(differing)} differ")
+    for unet in unets:
+        unet.load_state_dict(found.state_dict())
+
+
 def load(root: Path) -> tuple[Saved | None, list[str]]:
-    """The newest whole checkpoint below ``root``, or None, and what is wrong with newer ones."""
+    """The newest whole checkpoint below ``root``, or None, and what is wrong with newer ones; raises as `newest`."""
     problems: list[str] = []
     for step in sorted(steps(root), reverse=True):
         try:
             return read(root / f"step-{step:08d}"), problems
+        except FormatError:
+            raise
         except CheckpointError as error:
             problems.append(str(error))
+        except OSError as error:
+            raise OSError(
+                error.errno, f"the checkpoint of step {step} below {root} cannot be read now, and may be whole: "
+                f"{error.strerror or error}; move it away to go on with an older one",
+            ) from error  # fmt: skip
     return None, problems
 
 
@@ -133,7 +185,8 @@ def read(folder: Path) -> Saved:
     """A checkpoint, after every file was compared with its size and hash.
 
     Raises:
-        CheckpointError: something is missing or differs; the message names it.
+        CheckpointError: something is missing or differs; the message names it. FormatError: it is of another version.
+        OSError: a file that is there cannot be read.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -141,10 +194,10 @@ def read(folder: Path) -> Saved:
     try:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         files, found = dict(state.pop("files")), state.pop("format")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder / STATE} is missing or damaged: {error}") from None
     if found != FORMAT:
-        raise CheckpointError(f"{folder} has format {found}; this version reads {FORMAT}")
+        raise FormatError(f"{folder} has format {found}; this version reads {FORMAT}")
     needed = {PARTS, OPTIMIZER, f"{NETWORK}/model.safetensors", f"{NETWORK}/config.json"}
     if needed - files.keys():
         raise CheckpointError(f"{folder / STATE} does not list {', '.join(sorted(needed - files.keys()))}")
@@ -156,7 +209,7 @@ def read(folder: Path) -> Saved:
             raise CheckpointError(f"{path} is not what was written: its size or hash differs")
     try:
         tensors = [load_file(folder / name) for name in (PARTS, OPTIMIZER, f"{NETWORK}/model.safetensors")]
-    except (OSError, SafetensorError) as error:
+    except SafetensorError as error:
         raise CheckpointError(f"{folder} cannot be read: {error}") from None
     return Saved(folder, state, *tensors)
 
@@ -173,11 +226,13 @@ def prune(root: Path, keep: int, best: int | None = None) -> None:
             delete(root / f"step-{step:08d}")
 
 
-def forget(root: Path, after: int) -> None:
-    """Delete checkpoints of later steps, which are not whole: they would be kept as the newest."""
+def set_aside(root: Path, after: int) -> None:
+    """Rename checkpoints of later steps, which are damaged, to ``damaged-step-...``; nothing deletes them."""
     for step in steps(root):
         if step > after:
-            delete(root / f"step-{step:08d}")
+            name = f"{DAMAGED}step-{step:08d}"
+            taken = (root / name).exists()
+            os.rename(root / f"step-{step:08d}", root / (f"{name}-{secrets.token_hex(4)}" if taken else name))
 
 
 def delete(folder: Path) -> None:

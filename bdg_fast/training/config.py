@@ -325,7 +325,7 @@ class TrainConfig:
         return any(stage.losses.weights.keys() & COMPARED for stage in self.active.values())
 
 
-FREE = ("output", "device", "parallel", "checkpoint", "validation", "log", "non_finite", "most_skipped", "data.workers",
-        "latent.vae", "latent.colour", "latent.copy")  # fmt: skip
+FREE = ("output", "device", "parallel", "checkpoint", "validation.every", "validation.pictures", "log", "non_finite",
+        "most_skipped", "data.workers", "latent.vae", "latent.colour", "latent.copy")  # fmt: skip
 """Settings that may change when a run goes on: its steps do not depend on them (a VAE is known by its weights)."""
 assert {name.partition(".")[0] for name in FREE} <= {each.name for each in fields(TrainConfig)}

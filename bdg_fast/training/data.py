@@ -52,7 +52,8 @@ class Source(Protocol):
         The ``n``-th batches of all ranks together are the positions ``n world batch`` to ``(n + 1) world batch - 1``.
         What stands at a position depends on it, ``crop`` and ``seed`` alone (on ``world`` too of a source that has a
         true ``by_ranks``: its runs go on with as many processes alone). An iterator that has ``close()`` is closed
-        when its stage ends.
+        when its stage ends. Of a source that has them, ``count``, the images that are trained on, must be the same
+        when a run goes on, and ``unreadable``, reads that failed so far, is logged.
 
         Args:
             batch: images of one rank.
@@ -87,7 +88,8 @@ class Pictures:
         """Nothing is read yet."""
         if held_out >= len(images):
             raise ValueError(f"held_out must leave an image to train on, got {held_out} of {len(images)}")
-        self.images, self.training = list(images), len(images) - held_out
+        self.images = list(images)
+        self.count = self.training = len(images) - held_out
         self._read = lru_cache(KEPT)(self._load)
         self._order = lru_cache(2)(self._permutation)
 
@@ -178,7 +180,7 @@ class Collection:
             raise ValueError(f"held_out must be 0 for shards, which cannot hold any out, got {held_out}")
         if held_out >= len(images):
             raise ValueError(f"held_out must leave an image to train on, got {held_out} of {len(images)}")
-        self.images, self.workers = images, workers
+        self.images, self.workers, self.skipped = images, workers, Skipped()
         # those of mixtures stand in parts: the last ones would be of one kind
         numbers = range(len(images))
         apart = numbers[:: len(images) // held_out][:held_out] if held_out else ()
@@ -186,6 +188,16 @@ class Collection:
         self.training = images if isinstance(images, Stream) else _Without(images, self.apart)
         if not len(self.training):
             raise ValueError(f"held_out must leave an image to train on, got {held_out} with the clean files of all")
+
+    @property
+    def count(self) -> int | None:
+        """Images that are trained on; None of streams, which do not know."""
+        return None if isinstance(self.images, Stream) else len(self.training)
+
+    @property
+    def unreadable(self) -> int:
+        """Reads that failed in this process, of which each was replaced; a file counts each time it comes up."""
+        return self.skipped.count
 
     @property
     def by_ranks(self) -> bool:
@@ -199,8 +211,8 @@ class Collection:
 
     def batches(self, *, batch: int, crop: int, rank: int, world: int, start: int, seed: int) -> Iterator[Batch]:
         """See :meth:`Source.batches`."""
-        images = self.training
-        skipped, told = Skipped(), 0
+        images, skipped = self.training, self.skipped
+        told = len(skipped.reasons)
         found = batches(
             images, Order(len(images), seed), batch=batch, crop=crop, rank=rank, world=world,
             start=start * batch * world, workers=self.workers, skipped=skipped,
@@ -248,6 +260,11 @@ class _Beside:
         count = min(settings.images, len(self.images))
         self.numbers = [index * len(self.images) // count for index in range(count)]
         self.source, self.by_ranks = source, getattr(source, "by_ranks", False)
+        self.count: int | None = getattr(source, "count", None)
+
+    @property
+    def unreadable(self) -> int:
+        return getattr(self.source, "unreadable", 0)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from ..data.degrade import sent
 from ..data.loader import Batch
 from ..files import write_atomically
 from ..models import Backbone
-from ..models.checkpoints import CheckpointError, load_backbone, save_backbone
+from ..models.checkpoints import CheckpointError, save_backbone
 from ..sampler import ResidualSampler
 from . import checkpoint
 from .config import TrainConfig
@@ -37,7 +37,7 @@ from .settings import as_dict, completed, differences
 from .signals import SIGNALS, StopRequest
 from .stages import DEGRADATION, Parts, StageModule, step_seeds
 from .trackers import require_trackers
-from .validate import HeldOut
+from .validate import HeldOut, measured
 
 CONFIG, CHECKPOINTS, BEST, LAST = "config.json", "checkpoints", "best", "network"
 """In a run's folder: its settings, its checkpoints, the averaged networks of the best validation and of the end."""
@@ -54,6 +54,7 @@ class Result(NamedTuple):
     finished: bool
     skipped: int  # steps whose loss or gradient was not finite
     best: float | None  # PSNR in dB of the last validated stage's best averaged network
+    unreadable: int = 0  # reads of images that failed since it went on, each replaced by another image
 
 
 class Trainer:
@@ -155,10 +156,12 @@ class _Run:
         self.average = Average(self.parts.unet, self.config.ema)
         self.counters: dict[str, Any] = {
             "step": 0, "updates": 0, "skipped": 0, "skipped_in_a_row": 0, "world": ranks.world,
-            "best": None, "best_step": None, "best_stage": None,
+            "best": None, "best_step": None, "best_stage": None, "measured": measured(self.config),
+            "images": getattr(self.source, "count", None),
         }  # fmt: skip
         self.optimizer_state: Mapping[str, Tensor] = {}
-        self._resume()
+        self.unreadable = 0  # reads that failed, of all processes
+        problems = self._resume(trainer.allow_changes)
         self.parallel = Parallel(self.parts, ranks, self.config.parallel)
         self.parallel.shard(self.average.unet)
         if ranks.device.type == "cuda" and not self.parallel.sharded:  # FSDP takes contiguous weights alone
@@ -173,6 +176,8 @@ class _Run:
             if self.latents is not None:
                 self.latents.save(self.folder, copy=False)
             self.log = RunLog(self.folder, self.step, self.config, trainer.quiet)
+            for each in problems:
+                self.log.say(f"passed over: {each}")
             if self.step:
                 state = "goes on" if self.step < self.last else "was finished"
                 self.log.say(f"{self.folder}: {state} after step {self.step}")
@@ -182,42 +187,34 @@ class _Run:
         step: int = self.counters["step"]
         return step
 
-    def _resume(self) -> None:
-        if self.ranks.first:
-            checkpoint.clean(self.root)
-        self.ranks.wait()  # nobody reads before that
-        saved, problems = checkpoint.load(self.root)
-        found = self.ranks.collected(None if saved is None else saved.state["step"])
-        if len(set(found)) > 1:  # machines need one folder that all of them see
-            raise CheckpointError(f"the processes found checkpoints of different steps below {self.root}: {found}")
+    def _resume(self, allow_changes: bool) -> list[str]:
+        """Go on with the newest whole checkpoint, if one is there; returns what was wrong with newer ones."""
+        saved, problems = checkpoint.newest(self.root, self.ranks)
         if saved is None:
-            if problems:
-                raise CheckpointError("no checkpoint is whole: " + "; ".join(problems))
             if self.config.init is not None:
-                self._begin_with(self.config.init)
-            return
-        before, now = saved.state.get("world", self.ranks.world), self.ranks.world
-        if before != now and getattr(self.source, "by_ranks", False):
-            raise ValueError(f"shards are read as {before} processes began to, of {saved.folder}: {now} cannot go on")
-        if self.ranks.first:
-            checkpoint.forget(self.root, saved.state["step"])
+                checkpoint.begin_with(self.config.init, self.parts.unet, self.average.unet)
+            return problems
+        own, before = self.counters, self.counters | saved.state
+        if before["world"] != own["world"] and getattr(self.source, "by_ranks", False):
+            world = own["world"]
+            raise ValueError(
+                f"shards are read as {before['world']} processes began to, of {saved.folder}: {world} cannot go on"
+            )
+        if before["images"] != own["images"] and not allow_changes:  # another order
+            raise ValueError(
+                f"the run in {self.folder} was trained on {before['images']} images, and {own['images']} are there: "
+                "give another output, or allow changes"
+            )
         for module, tensors in ((self.parts, saved.parts), (self.average.unet, saved.network)):
             try:
                 module.load_state_dict(tensors)
             except RuntimeError as error:
                 raise CheckpointError(f"{saved.folder} does not fit the settings: {error}") from None
-        self.counters |= saved.state | {"world": now}
+        self.counters = before | {each: own[each] for each in ("world", "images", "measured")}
+        if before["measured"] != own["measured"]:  # scores of other images are not to be compared
+            self.counters |= {"best": None, "best_step": None, "best_stage": None}
         self.optimizer_state = saved.optimizer
-
-    def _begin_with(self, init: str) -> None:
-        """Weights of a trained network, in place of random ones."""
-        found = load_backbone(init, type(self.parts.unet))
-        own, its = asdict(self.parts.unet.config), asdict(found.config)
-        del own["sampler_steps"], its["sampler_steps"]  # nothing that weights depend on
-        if differing := differences(its, own):
-            raise ValueError(f"init={init!r} is another network than the settings': {', '.join(differing)} differ")
-        for unet in (self.parts.unet, self.average.unet):
-            unet.load_state_dict(found.state_dict())
+        return problems
 
     def _validation(self) -> HeldOut | None:
         settings = self.config.validation
@@ -243,7 +240,7 @@ class _Run:
         if self.stop.agreed:  # launchers end all processes when one has left: not before everything is written
             self.ranks.wait()
         counters = self.counters
-        return Result(self.step, self.step == self.last, counters["skipped"], counters["best"])
+        return Result(self.step, self.step == self.last, counters["skipped"], counters["best"], self.unreadable)
 
     def _train_stage(self, index: int, name: str, stage: Stage, first: int, end: int) -> None:
         """Steps ``self.step`` to the end of the stage that begins at ``first``, but none from ``end``."""
@@ -282,7 +279,8 @@ class _Run:
             ending = self.step == now.first + stage.steps
             if self.log is not None and (self.step % config.log.every == 0 or ending):
                 speed = stage.batch * (self.step - since) / seconds
-                self.log.numbers(self.step, now.name, {**values, "lr": lr, "images_per_s": speed})
+                more = {"unreadable": self.unreadable} if self.unreadable else {}
+                self.log.numbers(self.step, now.name, {**values, "lr": lr, "images_per_s": speed, **more})
                 seconds, since = 0.0, self.step
             if self.held_out and (ending or self.step % config.validation.every == 0):
                 self._validate(now.name, stage)
@@ -313,8 +311,10 @@ class _Run:
         gradients = self.parallel.gradients(now.used, now.own)
         norm = self.parallel.norm(gradients.values())
         asked = torch.tensor([float(self.stop.asked == each) for each in SIGNALS], device=device)
-        reduced = self.ranks.mean(torch.cat((terms, asked)))  # so that all stop after the same step
-        *means, terminate, interrupt, size = torch.cat((reduced, norm.float().view(1))).tolist()
+        unread = terms.new_tensor([float(getattr(self.source, "unreadable", 0))])
+        reduced = self.ranks.mean(torch.cat((terms, asked, unread)))  # so that all stop after the same step
+        *means, terminate, interrupt, unreadable, size = torch.cat((reduced, norm.float().view(1))).tolist()
+        self.unreadable = round(unreadable * self.ranks.world)
         self.stop.agreed = next((each for each, x in zip(SIGNALS, (terminate, interrupt), strict=True) if x), 0)
         values = {**dict(zip(names, means, strict=True)), "gradient": size}
         bad = [each for each, value in values.items() if not math.isfinite(value)]

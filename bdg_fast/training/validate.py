@@ -18,6 +18,7 @@ from ..latent import unbounded
 from ..metrics import psnr, ssim
 from ..models import Backbone
 from ..sampler import ResidualSampler
+from .config import TrainConfig
 from .config_stage import Drawing
 from .data import degraded_pair
 from .latents import Latents
@@ -28,6 +29,12 @@ DEGRADED, START = 0, 1
 """What an image's seeds are for."""
 MOST = 100.0
 """PSNR in dB that counts for images that are equal."""
+
+
+def measured(config: TrainConfig) -> list[str | int | None]:
+    """What scores are of: those of other images, or by other steps, are not to be compared."""
+    each, data = config.validation, config.data
+    return [each.root, each.images, each.crop, each.steps, data.root, data.held_out]
 
 
 class Scores(NamedTuple):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bdg_fast.kernels.pixelwise import derived_seeds, image_normals, uniforms
 
-from .chain_kernels import chain_kernel, sinc_kernel
+from .chain_kernels import RADIUS, chain_kernel, sinc_kernel
 from .common import Purpose, filtered
 from .jpeg import jpeg
 from .noise import poisson
@@ -168,8 +168,24 @@ def extended(canvas: Tensor, height: Tensor, width: Tensor) -> Tensor:
     return found.gather(3, columns[:, None, None, :].expand_as(canvas))
 
 
+def mirrored(canvas: Tensor, height: Tensor, width: Tensor, margin: int) -> Tensor:
+    """Every sample continued by its mirror images, without its last row and column, and so for ``margin`` more pixels.
+
+    As often as it takes: of a sample of three pixels, ``abc``, to ``...cbabcbabc...``.
+    """
+    found = canvas
+    for dim, size in ((2, height), (3, width)):
+        last = size.view(-1, 1).long() - 1
+        at = torch.arange(-margin, canvas.shape[dim] + margin, device=canvas.device).abs() % (2 * last).clamp_min(1)
+        index = at.minimum(2 * last - at).clamp_min(0)
+        shape = [len(canvas), 3, -1, found.shape[3]] if dim == 2 else [len(canvas), 3, found.shape[2], -1]
+        index = index[:, None, :, None] if dim == 2 else index[:, None, None, :]
+        found = found.gather(dim, index.expand(shape))
+    return found
+
+
 def _blurred(now: _Canvas, kernel: Tensor) -> _Canvas:
-    images = filtered(extended(*now), kernel).clamp(0, 1)
+    images = filtered(mirrored(*now, RADIUS), kernel, None).clamp(0, 1)
     return now._replace(images=images)
 
 

@@ -1,7 +1,8 @@
 """Blur kernels of the two-order chain: Gaussian, generalized Gaussian, plateau, and sinc, of 7 to 21 pixels.
 
 With ``q`` the squared distance in standard deviations along both axes: ``exp(-q / 2)``, ``exp(-q^beta / 2)`` and
-``1 / (1 + q^beta)``. Sinc is the low pass of cut-off ``w`` whatever the direction, ``w J1(w r) / (2 pi r)``.
+``1 / (1 + q^beta)``. Sinc is the low pass of cut-off ``w`` whatever the direction, ``w J1(w r) / (2 pi r)``, with ``w``
+up to pi, from pi/3 in kernels below 13 pixels and in the last filter, and from pi/5 in other kernels.
 Numbers are uniform in [0, 1), ``[B, 1, 1]`` each, like all results ``[B, 1, 1]`` or ``[B, 21, 21]``.
 """
 
@@ -35,14 +36,17 @@ def chain_kernel(draw: tuple[Tensor, ...], blur: float, sinc: float, sigma: tupl
     generalized = torch.exp(-(q ** _power(half, power, GENERALIZED)) / 2)
     plateau = 1 / (1 + q ** _power(half, power, PLATEAU))
     kernel = torch.where(which < 2, gaussian, torch.where(which < 4, generalized, plateau))
-    kernel = torch.where(kind < sinc, _sinc(radius, cut), kernel)
+    least = torch.where(radius < 6, math.pi / 3, math.pi / 5)  # large kernels show what lower cut-offs do
+    kernel = torch.where(kind < sinc, _sinc(least, cut), kernel)
     return _finished(kernel, radius, whether < blur)
 
 
 def sinc_kernel(size: Tensor, cut: Tensor, present: Tensor) -> Tensor:
-    """A sinc filter of sum 1 for each sample, of two numbers; the identity where it is not ``present``."""
-    radius = _radius(size)
-    return _finished(_sinc(radius, cut), radius, present)
+    """The last sinc filter, of sum 1 for each sample, of two numbers; the identity where it is not ``present``.
+
+    Its cut-offs are from pi/3 whatever its size, as published.
+    """
+    return _finished(_sinc(torch.full_like(cut, math.pi / 3), cut), _radius(size), present)
 
 
 def _radius(size: Tensor) -> Tensor:
@@ -62,9 +66,8 @@ def _distance(wide: Tensor, tall: Tensor, angle: Tensor) -> Tensor:
     return (along / wide) ** 2 + (across / tall) ** 2
 
 
-def _sinc(radius: Tensor, cut: Tensor) -> Tensor:
-    """Cut-offs from pi/3 for kernels below 13 pixels and from pi/5 for others, up to pi."""
-    least = torch.where(radius < 6, math.pi / 3, math.pi / 5)
+def _sinc(least: Tensor, cut: Tensor) -> Tensor:
+    """Cut-offs from ``least`` up to pi."""
     w = least + (math.pi - least) * cut
     at = offsets(RADIUS, cut.device)
     r = (at[:, None] ** 2 + at[None, :] ** 2).sqrt()

@@ -47,16 +47,17 @@ def offsets(radius: int, device: torch.device) -> Tensor:
     return torch.arange(-radius, radius + 1, dtype=torch.float32, device=device)
 
 
-def filtered(images: Tensor, kernels: Tensor, mode: str = "replicate") -> Tensor:
+def filtered(images: Tensor, kernels: Tensor, mode: str | None = "replicate") -> Tensor:
     """Each sample of ``[B, C, H, W]`` by its own kernel of ``[B, kh, kw]``, of odd sides; edges are replicated.
 
-    ``mode="constant"`` continues images with zeros.
+    ``mode="constant"`` continues images with zeros; None does not continue them, and the result is smaller.
     """
-    batch, channels, height, width = images.shape
+    batch, channels = images.shape[:2]
     across, down = kernels.shape[2] // 2, kernels.shape[1] // 2
-    x = F.pad(images, [across, across, down, down], mode=mode).flatten(0, 1)[None]
+    x = images if mode is None else F.pad(images, [across, across, down, down], mode=mode)
     weight = kernels.repeat_interleave(channels, 0)[:, None]
-    return F.conv2d(x, weight, groups=batch * channels).view(batch, channels, height, width)
+    found = F.conv2d(x.flatten(0, 1)[None], weight, groups=batch * channels)
+    return found.view(batch, channels, *found.shape[2:])
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
