@@ -21,6 +21,11 @@ READERS, GPU_READERS = 2, min(16, os.cpu_count() or 1)
 AHEAD = 2
 """Batches that a GPU has begun while results of the one before are made into pictures."""
 
+KINDS = 8
+"""Whole batches of pictures that may wait for others of their size: sizes that come in turn fill their batches."""
+MOST_BYTES = 1 << 29
+"""Of pictures that wait for others, and of those that are read ahead, but for two of these."""
+
 Items = Sequence[tuple[int, Any, "Picture"]]
 """Number, source and what was read of it."""
 Begun = tuple[Items, Callable[[], list[Any]]]
@@ -65,6 +70,7 @@ class Stream:
         """Of numbered sources; what cannot be read or restored comes with its error."""
         batch = self.batch
         waiting: dict[object, list[tuple[int, Any, Picture]]] = {}  # by size; the first has waited longest
+        waits = size = 0  # bytes of those, and of the last picture
         reading: deque[tuple[int, Any, Future[Picture]]] = deque()
         begun: deque[Begun] = deque()
         broken: Exception | None = None
@@ -73,8 +79,10 @@ class Stream:
             readers = leaving.enter_context(ThreadPoolExecutor(self.readers))
             leaving.callback(readers.shutdown, wait=False, cancel_futures=True)  # whoever stops early waits for no more
             while True:
-                try:  # a whole batch is read while one is restored
-                    while broken is None and len(reading) < self.readers + 2 * batch:
+                # a whole batch is read while one is restored
+                most = max(2, min(self.readers + 2 * batch, MOST_BYTES // max(size, 1)))
+                try:
+                    while broken is None and len(reading) < most:
                         index, source = next(sources)
                         reading.append((index, source, readers.submit(self.read, source)))
                 except StopIteration:
@@ -90,13 +98,16 @@ class Stream:
                     yield from self._finish(begun)
                     yield Restored(index, source, None, error)
                     continue
+                size = picture.pixels.nbytes
+                waits += size
                 together = waiting.setdefault(kind_of(picture), [])
                 together.append((index, source, picture))
-                if len(together) == batch:
-                    del waiting[kind_of(picture)]
+                full = len(together) == batch
+                while full or waits > MOST_BYTES or sum(map(len, waiting.values())) > KINDS * batch:
+                    together = waiting.pop(kind_of(picture) if full else next(iter(waiting)))
+                    waits -= sum(each.pixels.nbytes for _, _, each in together)
                     yield from self._together(together, begun)
-                elif sum(map(len, waiting.values())) > 2 * batch:
-                    yield from self._together(waiting.pop(next(iter(waiting))), begun)
+                    full = False
             for together in waiting.values():
                 yield from self._together(together, begun)
             yield from self._finish(begun)

@@ -12,6 +12,8 @@ from .models import UNetOutput
 
 OVERLAP = 64
 """Pixels that neighbouring tiles share."""
+STEP = 16
+"""What tiles' sides are multiples of, where the largest one allows it: networks continue others to one."""
 STRIP = 64
 """Rows that are given at once."""
 Progress = Callable[[int, int], object]
@@ -27,7 +29,7 @@ class TiledNetwork:
     """
 
     def __init__(self, network: Network, tile: int, overlap: int = OVERLAP) -> None:
-        """Tiles of ``tile x tile`` pixels, more than twice ``overlap``."""
+        """Tiles of at most ``tile x tile`` pixels, more than twice ``overlap``."""
         if tile <= 2 * overlap:
             raise ValueError(f"tile must be more than twice the overlap of {overlap} pixels, got {tile}")
         self.network, self.tile, self.overlap = network, tile, overlap
@@ -90,17 +92,27 @@ class TiledNetwork:
         return len(self._spans(height)) * len(self._spans(width))
 
     def _spans(self, size: int) -> list[tuple[int, int]]:
-        return spans(size, self.tile, self.overlap)
+        return spans(size, self.tile, self.overlap, STEP)
 
     def _ramp(self, begin: int, end: int, size: int, like: Tensor) -> Tensor:
         return ramp(begin, end, size, self.overlap, like)
 
 
-def spans(size: int, tile: int, overlap: int) -> list[tuple[int, int]]:
-    """Begin and end of the tiles along one side: as few as cover it, spread evenly."""
+def spans(size: int, tile: int, overlap: int, step: int = 1) -> list[tuple[int, int]]:
+    """Begin and end of the tiles along one side: few, of one size, that share ``overlap`` or little more.
+
+    Tiles of ``tile`` pixels would share what they do not need: two of 1024 in an image of 1025 all but one.
+
+    Args:
+        size: of the side.
+        tile: largest tile.
+        overlap: least that neighbours share, below ``tile``.
+        step: tiles are multiples of it, unless that is more than ``tile``.
+    """
     if size <= tile:
         return [(0, size)]
     count = -(-(size - overlap) // (tile - overlap))
+    tile = min(tile, -(-(size + (count - 1) * overlap) // (count * step)) * step)
     starts = [(size - tile) * i // (count - 1) for i in range(count)]
     return [(start, start + tile) for start in starts]
 

@@ -32,6 +32,7 @@ from .restore import (
     WITHOUT_ALPHA,
     WRITERS,
     Job,
+    behind,
     check_targets,
     has_alpha,
     make_folders,
@@ -172,7 +173,7 @@ class RestoreWork:
                     yield failed(item, about(item.path, restored.error))
                     continue
                 writing.append((item, writers.submit(self._written, item, restored.image)))
-                while len(writing) > count + self.batch:
+                while len(writing) > behind(count + self.batch, restored.image):
                     yield self._told(*writing.popleft())
             while writing:
                 yield self._told(*writing.popleft())
