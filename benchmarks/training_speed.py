@@ -132,21 +132,34 @@ class Loop:
         self.average = (Average if fast else PlainAverage)(self.parts.unet, config.ema)
         self.optimizer = make_optimizer(self.used, config.optimizer, self.stage.lr)
         self.steps = 0
+        self.begun: tuple[Tensor, ...] | None = None
 
-    def step(self, mark: Callable[[str], None] = lambda part: None) -> None:
-        """One step; ``mark`` is called after each part but the fingerprint, which is one of the forward."""
-        self.optimizer.zero_grad(set_to_none=True)
+    def made(self, step: int, mark: Callable[[str], None] = lambda part: None) -> tuple[Tensor, ...]:
+        """What a step reads."""
         batch = next(self.batches)
         mark("data")
-        seeds = step_seeds(batch.seeds, self.steps, DEGRADATION)
+        seeds = step_seeds(batch.seeds, step, DEGRADATION)
         pair = degraded_pair(batch, seeds, self.device, self.config.data.degradations)
         mark("degradation")
+        return *pair, batch.seeds.to(self.device, non_blocking=self.fast)
+
+    def step(self, mark: Callable[[str], None] | None = None) -> None:
+        """One step; ``mark`` is called after each part but the fingerprint, which is one of the forward.
+
+        As the trainer, ours makes what the next step reads before it looks at the loss, unless parts are told apart.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        begun, self.begun, apart = self.begun, None, mark is not None
+        mark = mark or (lambda part: None)
+        given = self.made(self.steps, mark) if begun is None else begun
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16"):
-            loss = self.module(*pair, batch.seeds.to(self.device), self.steps)["loss"]
+            loss = self.module(*given, self.steps)["loss"]
         mark("forward")
         loss.backward()
         mark("backward")
         norm = torch.nn.utils.clip_grad_norm_(self.used.values(), 1.0, foreach=None if self.fast else False)
+        if self.fast and not apart:
+            self.begun = self.made(self.steps + 1)
         if not all(map(math.isfinite, torch.stack((loss.detach().float(), norm.float())).tolist())):
             raise RuntimeError(f"loss {float(loss)}, gradient {float(norm)}")
         self.optimizer.step()

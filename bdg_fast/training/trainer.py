@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,6 @@ from bdg_fast.ranks import Ranks, ranks
 
 from ..backends import default_device
 from ..data.degrade import sent
-from ..data.loader import Batch
 from ..files import write_atomically
 from ..models import Backbone
 from ..models.checkpoints import CheckpointError, save_backbone
@@ -27,7 +26,8 @@ from ..sampler import ResidualSampler
 from . import checkpoint
 from .config import TrainConfig
 from .config_stage import Stage
-from .data import Pair, Source, clean_images, degraded_pair, validated_by
+from .data import Source, validated_by
+from .inputs import Inputs
 from .latents import Latents
 from .log import RunLog
 from .optim import Average, learning_rate, load_moments, make_optimizer, moments
@@ -35,7 +35,7 @@ from .parallel import Forward, Parallel, limit, whole_unet
 from .prefetch import prefetched
 from .settings import as_dict, completed, differences
 from .signals import SIGNALS, StopRequest
-from .stages import DEGRADATION, Parts, StageModule, step_seeds
+from .stages import Parts, StageModule
 from .trackers import require_trackers
 from .validate import HeldOut, measured
 
@@ -141,7 +141,8 @@ class _Active:
     optimizer: torch.optim.Optimizer
     used: Mapping[str, nn.Parameter]
     own: Mapping[str, nn.Parameter]  # what this process updates of them
-    batches: Iterator[Batch]
+    inputs: Inputs
+    stop: int  # step that nothing is read for
 
 
 class _Run:
@@ -200,7 +201,8 @@ class _Run:
             raise ValueError(
                 f"shards are read as {before['world']} processes began to, of {saved.folder}: {world} cannot go on"
             )
-        if before["images"] != own["images"] and not allow_changes:  # another order
+        known = None not in (before["images"], own["images"])  # by both sources
+        if known and before["images"] != own["images"] and not allow_changes:  # another order
             raise ValueError(
                 f"the run in {self.folder} was trained on {before['images']} images, and {own['images']} are there: "
                 "give another output, or allow changes"
@@ -263,12 +265,13 @@ class _Run:
             seed=int(derived_seeds(torch.tensor([config.seed]), index)),
         )
         with contextlib.closing(prefetched(iter(batches), self.ranks.device)) as ahead:
-            now = _Active(name, stage, first, module, self.parallel.forward_of(module), optimizer, used, own, ahead)
-            self._steps(now, min(first + stage.steps, end))
+            inputs = Inputs(config, stage, self.source, ahead, self.latents, self.ranks.device)
+            forward, stop = self.parallel.forward_of(module), min(first + stage.steps, end)
+            self._steps(_Active(name, stage, first, module, forward, optimizer, used, own, inputs, stop))
 
-    def _steps(self, now: _Active, stop: int) -> None:
+    def _steps(self, now: _Active) -> None:
         config, stage, seconds, since = self.config, now.stage, 0.0, self.step
-        while self.step < stop and not self.stop.agreed:
+        while self.step < now.stop and not self.stop.agreed:
             began = time.perf_counter()
             lr = learning_rate(stage, self.step - now.first)
             for group in now.optimizer.param_groups:
@@ -295,24 +298,21 @@ class _Run:
         terms = torch.zeros(len(names), device=device)
         numbers: list[int] = []
         for part in range(stage.accumulate):
-            batch = next(now.batches)
-            numbers += batch.numbers.tolist()
-            pair, seeds = self._inputs(stage, batch), sent(batch.seeds, device)
-            seen: list[Tensor] = []
-            if self.latents is not None:
-                pair, *seen = self.latents.encoded(pair, stage, batch, self.step)
+            given = now.inputs.take(self.step)
+            numbers += given.numbers
             with contextlib.ExitStack() as around:
                 if part + 1 < stage.accumulate:
                     around.enter_context(self.parallel.alone(now.forward))
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16"):
-                    found = now.forward(*pair, seeds, self.step, *seen)
+                    found = now.forward(*given.pair, given.seeds, self.step, *given.seen)
                 torch.autograd.backward(found["loss"] / stage.accumulate)
             terms += torch.stack([found[each].detach().float() for each in names]) / stage.accumulate
         gradients = self.parallel.gradients(now.used, now.own)
         norm = self.parallel.norm(gradients.values())
-        asked = torch.tensor([float(self.stop.asked == each) for each in SIGNALS], device=device)
-        unread = terms.new_tensor([float(getattr(self.source, "unreadable", 0))])
-        reduced = self.ranks.mean(torch.cat((terms, asked, unread)))  # so that all stop after the same step
+        if self.step + 1 < now.stop and not self.stop.asked:
+            now.inputs.begin(self.step + 1)  # before anything waits for the device
+        own = [float(self.stop.asked == each) for each in SIGNALS] + [float(getattr(self.source, "unreadable", 0))]
+        reduced = self.ranks.mean(torch.cat((terms, sent(torch.tensor(own), device))))  # so that all stop alike
         *means, terminate, interrupt, unreadable, size = torch.cat((reduced, norm.float().view(1))).tolist()
         self.unreadable = round(unreadable * self.ranks.world)
         self.stop.agreed = next((each for each, x in zip(SIGNALS, (terminate, interrupt), strict=True) if x), 0)
@@ -328,18 +328,6 @@ class _Run:
             self.counters["updates"] += 1
             self.counters["skipped_in_a_row"] = 0
         return values
-
-    def _inputs(self, stage: Stage, batch: Batch) -> Pair:
-        """Images and classes of a part; without degraded ones where the stage does not read them."""
-        device = self.ranks.device
-        if stage.coefficients == "generation":
-            clean = clean_images(batch, device) * 2 - 1
-            return Pair(clean, clean, sent(batch.kinds, device))
-        if batch.degraded is not None and "classification" in stage.losses.weights and bool((batch.kinds < 0).any()):
-            odd = self.source.name(int(batch.numbers[batch.kinds < 0][0]))
-            raise ValueError(f"losses.classification must be 0: of {odd} nobody knows how it is degraded")
-        seeds = step_seeds(batch.seeds, self.step, DEGRADATION)
-        return degraded_pair(batch, seeds, device, self.config.data.degradations, stage.drawing)
 
     def _not_finite(
         self, now: _Active, terms: Tensor, gradients: Mapping[str, Tensor], numbers: list[int], bad: list[str]
