@@ -22,12 +22,10 @@ from .common import Purpose, filtered
 from .jpeg import jpeg
 from .noise import poisson
 from .registry import check_batch
-from .resize import resampler, resized
+from .resize import METHODS, resampler, resized
 
 STATES = 8
 """After blur, resize, noise and JPEG, of the first order and of the second."""
-METHODS = ("area", "bilinear", "bicubic")
-"""Of resizing within the chain, equally likely."""
 PHOTONS = 256.0
 """Of Poisson noise at white, before it is scaled."""
 STEPS = 4
@@ -206,12 +204,11 @@ def _scaled(now: _Canvas, draw: tuple[Tensor, ...], order: ChainOrder, height: T
 
 
 def _of_size(now: _Canvas, which: Tensor, height: Tensor, width: Tensor) -> _Canvas:
-    """Samples of sizes ``height`` and ``width [B]``, by the methods that the numbers ``which [B]`` say."""
+    """Samples of sizes ``height`` and ``width [B]``, by methods, equally likely, that the numbers ``which [B]`` say."""
     chosen = (which * len(METHODS)).long().clamp_max(len(METHODS) - 1)
     axes = []
     for before, after, most in zip((now.height, now.width), (height, width), now.images.shape[2:], strict=True):
-        matrices = torch.stack([resampler(before, after, most, most, method) for method in METHODS])
-        axes.append(matrices.gather(0, chosen.view(1, -1, 1, 1).expand_as(matrices[:1]))[0])
+        axes.append(resampler(before, after, most, most, chosen))
     return _Canvas(resized(now.images, axes[0], axes[1]).clamp(0, 1), height, width)
 
 

@@ -28,14 +28,21 @@ def resized(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return rows[:, None] @ images @ columns[:, None].mT
 
 
-def resampler(before: Tensor, after: Tensor, before_most: int, after_most: int, method: str = "antialiased") -> Tensor:
+METHODS = ("area", "bilinear", "bicubic")
+"""What samples may be resized by, each by its own."""
+
+
+def resampler(
+    before: Tensor, after: Tensor, before_most: int, after_most: int, method: str | Tensor = "antialiased"
+) -> Tensor:
     """Rows of weights.
 
     Args:
         before, after: sizes, whole numbers float32 ``[B]``.
         before_most, after_most: sizes of the matrices, at least those.
         method: ``"antialiased"``, ``"area"`` (means of the pixels that one covers), or ``"bilinear"`` and
-            ``"bicubic"`` (a = -3/4) of the nearest two and four pixels, which alias.
+            ``"bicubic"`` (a = -3/4) of the nearest two and four pixels, which alias; or numbers of :data:`METHODS`,
+            int64 ``[B]``.
 
     Returns:
         ``[B, after_most, before_most]``, zero beyond the sample's own sizes.
@@ -45,17 +52,25 @@ def resampler(before: Tensor, after: Tensor, before_most: int, after_most: int, 
     j = torch.arange(before_most, dtype=torch.float32, device=before.device).view(1, 1, -1)
     factor = before / after
     distance = j + 0.5 - (i + 0.5) * factor
-    if method == "antialiased":
-        weight = _keys(distance / factor.clamp_min(1), -0.5)
-    elif method == "area":  # the length that pixels of both sizes have in common
-        weight = ((1 + factor) / 2 - distance.abs()).clamp_min(0).minimum(factor.clamp_max(1))
-    elif method == "bilinear":
-        weight = (1 - distance.abs()).clamp_min(0)
+    if isinstance(method, str):
+        weight = _weight(method, distance, factor)
     else:
-        weight = _keys(distance, -0.75)
+        area, bilinear, bicubic = (_weight(name, distance, factor) for name in METHODS)
+        chosen = method.view(-1, 1, 1)
+        weight = torch.where(chosen == 0, area, torch.where(chosen == 1, bilinear, bicubic))
     weight = weight * (j < before)
     total = weight.sum(2, keepdim=True)
     return torch.where(i < after, weight / torch.where(total == 0, 1.0, total), 0.0)
+
+
+def _weight(method: str, distance: Tensor, factor: Tensor) -> Tensor:
+    if method == "antialiased":
+        return _keys(distance / factor.clamp_min(1), -0.5)
+    if method == "area":  # the length that pixels of both sizes have in common
+        return ((1 + factor) / 2 - distance.abs()).clamp_min(0).minimum(factor.clamp_max(1))
+    if method == "bilinear":
+        return (1 - distance.abs()).clamp_min(0)
+    return _keys(distance, -0.75)
 
 
 def _keys(x: Tensor, a: float) -> Tensor:
