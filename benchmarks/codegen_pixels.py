@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any, NamedTuple
 
+from bdg_fast.kernels.pixelwise.spec import FEW, LAST_RANK, MOST
+
 from .codegen_tools import TARGETS, Type, compile_kernel, resources
 
 STRIDES = {
@@ -17,7 +19,7 @@ WARPS = 4
 class Variant(NamedTuple):
     """A specialization of the step, of the forward process, or of what draws numbers alone."""
 
-    kernel: str  # "step", "forward", "words", "normals"
+    kernel: str  # "step", "forward", "words", "normals", "poisson"
     noise: str  # "none", "seed", "fresh"
     heads: str = ""
     dtypes: tuple[str, str] = ("fp32", "fp32")  # of images, of predictions (of the noise, in "forward")
@@ -51,6 +53,8 @@ VARIANTS = (
     Variant("words", "uniform"),
     Variant("normals", "seed"),
     Variant("normals", "seed", "latents"),
+    Variant("poisson", "given"),
+    Variant("poisson", "given", heads="odd"),
 )
 FOLDERS = {"step": "sampler_step.triton_kernels", "forward": "forward_process.triton_kernels"}
 
@@ -69,6 +73,9 @@ def measure(target: str, variant: Variant) -> dict[str, Any]:
         "STREAM": 0,
         "SEED": variant.noise == "seed",
         "CHANNELS": 4 if variant.heads == "latents" else 3,
+        "FEW": FEW,
+        "LAST_RANK": LAST_RANK,
+        "MOST": MOST,
         "COMPUTE": common.tl.float32,
         "FLAT": variant.flat,
         "WIDE": variant.wide,
@@ -80,9 +87,12 @@ def measure(target: str, variant: Variant) -> dict[str, Any]:
     types: dict[str, Type] = dict.fromkeys(("x_t", "x_lq", "x_0", "fresh", "out"), images)
     types |= dict.fromkeys(("predicted", "second", "noise"), predictions)
     types |= {"seeds": "*i64", "step": "*i64", "times": "*i64", "table": "*fp32"}
+    if variant.kernel == "poisson":
+        types |= dict.fromkeys(("mean", "normal", "out"), "*fp32")
     if variant.kernel in ("words", "normals"):
         types["out"] = "*i64" if constants.get("SEED") else "*fp32"
-    types |= {"size": "i64%" if variant.wide else "i32%", "width": "i32%"}
+    odd = variant.heads == "odd"  # of no multiple of 16 numbers
+    types |= {"size": "i32" if odd else "i64%" if variant.wide else "i32%", "width": "i32%"}
     signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names}
     row = resources(compile_kernel(kernel, signature, constants, TARGETS[target], WARPS))
     threads = WARPS * TARGETS[target].warp_size

@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from bdg_fast.kernels.pixelwise import derived_seeds, image_normals, ops, uniforms
+from bdg_fast.kernels.pixelwise import derived_seeds, image_normals, ops, reference, uniforms
 from bdg_fast.kernels.pixelwise import triton_draws as draws
 from bdg_fast.kernels.pixelwise.reference import normals
 from bdg_fast.kernels.pixelwise.spec import DRAW_STREAM
@@ -51,3 +51,18 @@ def test_a_gpu_draws_in_one_launch(monkeypatch):
     assert torch.equal(uniforms(seeds, 5, 1), draws.uniforms(seeds, 5, 1))
     assert torch.equal(derived_seeds(seeds, 1), draws.derived_seeds(seeds, 1))
     assert torch.equal(image_normals(seeds, 4, 5, 1), draws.image_normals(seeds, 4, 5, 1, 3))
+
+
+def test_poisson_numbers_are_the_same_but_for_roundings():
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.cat((torch.rand(40_000, generator=generator) * 12, torch.rand(20_000, generator=generator) * 600))
+    mean[:5] = torch.tensor([0.0, 5.0, 1e-6, 4.999999, 5.000001])
+    normal = torch.randn(60_000, generator=generator)
+    normal[-4:] = torch.tensor([-9.0, 9.0, 0.0, -0.0])
+    expected, found = reference.poisson(mean, normal), draws.poisson(mean.to(DEVICE), normal.to(DEVICE)).cpu()
+    assert torch.equal(found, found.round()) and found.min() >= 0 and found[0] == 0
+    assert (found - expected).abs().max() <= 1 and (found != expected).sum() <= 5
+    odd = draws.poisson(mean.view(300, 200).to(DEVICE).T, normal[:300].to(DEVICE).expand(200, 300)).cpu()
+    same = reference.poisson(mean.view(300, 200).T, normal[:300].expand(200, 300))
+    assert odd.shape == (200, 300) and (odd != same).sum() <= 5
+    assert draws.poisson(mean[:0].to(DEVICE), normal[:0].to(DEVICE)).shape == (0,)

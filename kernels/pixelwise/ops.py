@@ -12,6 +12,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from . import reference
 from .reference import WORD, normals, philox
 from .spec import DRAW_STREAM, SEED_STREAM
 
@@ -57,6 +58,23 @@ def derived_seeds(seed: Tensor, number: int) -> Tensor:
         return triton_draws.derived_seeds(seed, number)
     high, low, _, _ = _words(seed, torch.zeros(1, dtype=torch.int64, device=seed.device), number, SEED_STREAM)
     return (high[:, 0] << 32) | low[:, 0]
+
+
+def poisson(mean: Tensor, normal: Tensor) -> Tensor:
+    """Poisson numbers of ``mean`` >= 0 from standard normals: the quantile of the same rank.
+
+    Args:
+        mean: float32 of any shape, not negative.
+        normal: float32 of the same shape, as of :func:`image_normals`.
+
+    Returns:
+        float32, whole numbers. On a GPU now and then the next one: sums of probabilities round differently.
+    """
+    if mean.is_cuda and mean.dtype == normal.dtype == torch.float32 and mean.numel() < REACH and _has_triton():
+        from . import triton_draws
+
+        return triton_draws.poisson(mean, normal)
+    return reference.poisson(mean, normal)
 
 
 def _one_launch(seed: Tensor, numbers: int) -> bool:

@@ -13,6 +13,8 @@ import math
 import torch
 from torch import Tensor
 
+from .spec import FEW, LAST_RANK, MOST
+
 WORD = 0xFFFFFFFF
 ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -61,3 +63,23 @@ def normals(seed: Tensor, height: int, width: int, step: Tensor | int, stream: i
         a, b, c, d = philox((pixel & WORD, pixel >> 32, torch.zeros_like(pixel) + step & WORD, last), key)
         drawn += [*box_muller(a, b), *box_muller(c, d)]
     return torch.stack(drawn[:channels], 1).view(seed.shape[0], channels, height, width)
+
+
+def poisson(mean: Tensor, normal: Tensor) -> Tensor:
+    """Poisson numbers of ``mean`` >= 0 from standard normals: the quantile of the same rank, whole numbers in float32.
+
+    Small means count the distribution up; large ones take the first terms of its expansion in ``1 / sqrt(mean)``
+    (Cornish and Fisher), less the variance 1/12 that rounding to whole numbers adds.
+    """
+    small = mean.clamp_max(FEW)
+    rank = (0.5 * torch.erfc(-normal / math.sqrt(2))).clamp_max(LAST_RANK)
+    probability = torch.exp(-small)
+    below, count = probability.clone(), torch.zeros_like(mean)
+    for k in range(1, MOST + 1):
+        count += rank > below
+        probability = probability * (small / k)
+        below += probability
+    great = mean.clamp_min(FEW)
+    skewed = (normal**2 - 1) / 6 + normal * (1 - normal**2) / (72 * great.sqrt())
+    large = (great + (great - 1 / 12).sqrt() * normal + skewed).round().clamp_min(0)
+    return torch.where(mean <= FEW, count, large)

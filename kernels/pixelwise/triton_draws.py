@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import triton_draws_kernels as kernels
-from .spec import DRAW_STREAM, SEED_STREAM
+from .spec import DRAW_STREAM, FEW, LAST_RANK, MOST, SEED_STREAM
 from .triton import FLAT_PIXELS, INTERPRETED_PIXELS, on
 
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
@@ -34,6 +34,19 @@ def image_normals(seed: Tensor, height: int, width: int, purpose: int, channels:
         with on(out.device):
             kernels.normals_kernel[(len(seed) * blocks,)](
                 seed.contiguous(), out, height * width, blocks, purpose, DRAW_STREAM, channels, block, **OPTIONS
+            )
+    return out
+
+
+def poisson(mean: Tensor, normal: Tensor) -> Tensor:
+    """See `ops.poisson`: one in a million numbers may be the next one."""
+    mean, normal = torch.broadcast_tensors(mean, normal)
+    out = torch.empty(mean.shape, device=mean.device)
+    if out.numel():
+        block, blocks = _blocks(out.numel(), out)
+        with on(out.device):
+            kernels.poisson_kernel[(blocks,)](
+                mean.contiguous(), normal.contiguous(), out, out.numel(), FEW, LAST_RANK, MOST, block, **OPTIONS
             )
     return out
 

@@ -50,3 +50,27 @@ def normals_kernel(seeds, out, size, blocks, purpose, STREAM: tl.constexpr, CHAN
             tl.store(row + (4 * group + 2) * size, third, mask=inside)
         if 4 * group + 3 < CHANNELS:
             tl.store(row + (4 * group + 3) * size, fourth, mask=inside)
+
+
+@triton.jit
+def poisson_kernel(
+    mean, normal, out, size, FEW: tl.constexpr, LAST_RANK: tl.constexpr, MOST: tl.constexpr, P: tl.constexpr
+):
+    """Poisson numbers float32 ``[size]``: see `reference.poisson`. Grid: a program for each ``P``."""
+    at = tl.program_id(0) * P + tl.arange(0, P)
+    inside = at < size
+    expected, z = tl.load(mean + at, mask=inside, other=0.0), tl.load(normal + at, mask=inside, other=0.0)
+    small = tl.minimum(expected, FEW)
+    rank = tl.minimum(0.5 + 0.5 * tl.erf(z * 0.7071067811865476), LAST_RANK)
+    probability = tl.exp(-small)
+    below, count = probability, tl.zeros_like(probability)
+    for k in tl.static_range(1, MOST + 1):
+        count += (rank > below).to(tl.float32)
+        probability = probability * small * (1.0 / k)
+        below += probability
+    great = tl.maximum(expected, FEW)
+    square = z * z
+    skewed = (square - 1.0) * 0.16666666666666666 + z * (1.0 - square) / (72.0 * tl.sqrt(great))
+    large = great + tl.sqrt(great - 0.08333333333333333) * z + skewed
+    whole = tl.floor(large + 0.5)  # halves are as rare as any number
+    tl.store(out + at, tl.where(expected <= FEW, count, tl.maximum(whole, 0.0)), mask=inside)
