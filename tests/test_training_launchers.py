@@ -68,7 +68,7 @@ def alone(tmp_path_factory, one_thread):
     for number, image in enumerate(pictures(6).images):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"photographs/{number}.png")
     data = {"source": "folder", "root": str(folder / "photographs"), "degradations": ["noise", "haze"], "workers": 1}
-    values = settings("unset", data=data, stages={"steps": 1})
+    values = settings("unset", data=data, stages={"steps": 1, "lr": 2e-4})
     (folder / "run.json").write_text(json.dumps(values))
     assert main(["train", "--config", str(folder / "run.json"), f"output={folder / 'run'}"]) == 0
     return folder

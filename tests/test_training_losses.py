@@ -127,6 +127,7 @@ def recomputed(module, network, x_0, degraded, classes, seen):
     terms["accuracy"] = (logits.argmax(1) == classes).double().mean()
     return terms, given, parts
 
+
 def check(name, weights, *, apart=False, **options):
     """Terms, loss and gradients of a stage against the formulas; `apart`: fingerprints are read of other images."""
     module = module_of(name, weights, **options)
