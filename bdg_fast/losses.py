@@ -165,13 +165,30 @@ def bridging_stage_loss(generation: Tensor, bridging: Tensor, classification: Te
     return generation + weight * (bridging + classification)
 
 
+def reconstruction_loss(restored: Tensor, x_0: Tensor) -> Tensor:
+    """The first term of (9): ``mean |x_0_pred - x_0|``.
+
+    Args:
+        restored, x_0: predicted (``x_lq - res``) and clean images, ``[B, 3, H, W]``.
+
+    Returns:
+        A scalar, float32 (float64 if images are).
+
+    Raises:
+        ValueError: images that are not floating, are empty, or differ in shape, by name.
+    """
+    _check_images("x_0", x_0)
+    _check_images("restored", restored, x_0)
+    return (_wide(restored) - _wide(x_0)).abs().mean()
+
+
 def restoration_loss(
     restored: Tensor, x_0: Tensor, bridging: Tensor, negative: Tensor, weight: float = WEIGHT
 ) -> Tensor:
     """(9): ``mean |x_0_pred - x_0| + lambda L_bridge + L_neg``.
 
     Args:
-        restored, x_0: predicted (``x_lq - res``) and clean images, ``[B, 3, H, W]``.
+        restored, x_0: of :func:`reconstruction_loss`.
         bridging, negative: (6) and (10), scalars.
         weight: lambda.
 
@@ -181,10 +198,8 @@ def restoration_loss(
     Raises:
         ValueError: shapes that differ, a term that is not a scalar, or a negative ``weight``.
     """
-    _check_images("x_0", x_0)
-    _check_images("restored", restored, x_0)
     _check_terms(weight, bridging=bridging, negative=negative)
-    return (_wide(restored) - _wide(x_0)).abs().mean() + weight * bridging + negative
+    return reconstruction_loss(restored, x_0) + weight * bridging + negative
 
 
 def negative_loss(f_mas: Tensor) -> Tensor:

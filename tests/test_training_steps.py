@@ -1,4 +1,4 @@
-"""What a step does: losses, accumulation, averages, rates, decay, and numbers that are not finite."""
+"""What a step does: gradients, accumulation, averages, rates, decay, and numbers that are not finite."""
 
 import functools
 import itertools
@@ -8,7 +8,6 @@ import math
 import pytest
 import torch
 
-from bdg_fast import losses as equations
 from bdg_fast.sampler import ResidualSampler
 from bdg_fast.training import NonFiniteError, TrainConfig, Trainer, checkpoint, load_config
 from bdg_fast.training.config import Optimizer
@@ -39,7 +38,7 @@ VARIANTS = ("plain", "published")
         if case != ("restoration", "residual", "published")  # has no term of (5)
     ],
 )
-def test_a_stage_s_loss_is_the_equation_s(tmp_path, name, heads, variant):
+def test_a_stage_trains_all_that_its_loss_reaches(tmp_path, name, heads, variant):
     weights = {"generation": 1.0} if heads == "both" else {}
     run = build_one(
         tmp_path, name, {"coefficients": name, "steps": 1, "variant": variant, "losses": weights},
@@ -52,17 +51,6 @@ def test_a_stage_s_loss_is_the_equation_s(tmp_path, name, heads, variant):
     pair = degraded_pair(batch, batch.seeds, CPU, run.data.degradations)
     found = module(*pair, batch.seeds, 0)
     assert tuple(found) == module.names
-    if name == "generation":
-        expected = found["generation"]
-    elif name == "bridging":
-        expected = equations.bridging_stage_loss(
-            *(found[term] for term in ("generation", "bridging", "classification"))
-        )
-    else:
-        restored = torch.zeros(1, 1, 1, 1)
-        expected = equations.restoration_loss(restored, restored, found["bridging"], found["negative"])
-        expected = expected + found["reconstruction"] + found.get("generation", 0)
-    torch.testing.assert_close(found["loss"].detach(), expected)
     found["loss"].backward()
     for full, parameter in parts.trained(stage).items():
         assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), full

@@ -1,15 +1,21 @@
 """TensorBoard and Weights & Biases: optional, named where they are missing, and told the same as the folder."""
 
 import importlib.util
+import io
+import itertools
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from bdg_fast.training import trackers
-from bdg_fast.training.log import RunLog
-from training_setup import config, losses, trainer
+from bdg_fast.training import TrainConfig, Trainer, trackers
+from bdg_fast.training import trainer as training_loop
+from bdg_fast.training.log import RunLog, read_log
+from bdg_fast.training.settings import build
+from training_setup import config, losses, pictures, settings, trainer
 
 WANDB = '''
 """Stands for Weights & Biases: keeps what it is told."""
@@ -107,8 +113,8 @@ def test_weights_and_biases_gets_the_numbers_of_the_log_in_one_run(wandb, tmp_pa
     assert options["id"] == (run / "wandb-id").read_text().strip() and len(options["id"]) == 16
     assert wandb.told.count("finished") == 2 and ("*", "step") in wandb.told
     logged = [each for each in wandb.told if isinstance(each, dict) and "step" in each]
-    pictures = [each for each in logged if "samples" in each]
-    assert pictures == [{"step": 4, "samples": ("uint8", (2 * 16, 3 * 16, 3))}]
+    shown = [each for each in logged if "samples" in each]
+    assert shown == [{"step": 4, "samples": ("uint8", (2 * 16, 3 * 16, 3))}]
     curves = [{name: x for name, x in each.items() if not name.endswith("images_per_s")} for each in logged]
     expected = []
     for line in losses(run):
@@ -116,6 +122,69 @@ def test_weights_and_biases_gets_the_numbers_of_the_log_in_one_run(wandb, tmp_pa
         expected.append({"step": step, **{f"{stage}/{name}": value for name, value in line.items()}})
     again = [each for each in expected if each["step"] == 3]  # computed again after the checkpoint of step 2
     assert [each for each in curves if "samples" not in each] == [*expected[:3], *again, *expected[3:]]
+
+
+RATES = {"bridging": [2.5e-4, 5e-4, 4e-4, 2e-4], "restoration": [1e-4, 2e-4, 3e-4]}
+"""Up to the largest in warm-up; then by a cosine of 0, 60 and 120 degrees to 1e-4, or not at all."""
+STAGES = {
+    "bridging": {"coefficients": "bridging", "steps": 4, "warmup": 1, "lr": 5e-4, "lr_end": 1e-4},
+    "restoration": {"coefficients": "restoration", "steps": 3, "warmup": 2, "lr": 3e-4, "schedule": "constant"},
+}
+TERMS = {
+    "bridging": {"generation", "bridging", "classification", "accuracy"},
+    "restoration": {"reconstruction", "bridging", "negative"},
+}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="needs TensorBoard")
+def test_a_run_tells_the_folder_and_both_trackers_the_same(wandb, monkeypatch, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    values = settings(
+        tmp_path / "run",
+        log={"every": 1, "tensorboard": True, "wandb": "restoration"},
+        validation={"every": 100, "crop": 16, "steps": 1, "pictures": 2},  # and at the end of a stage
+    )
+    values["stages"] = {name: {"batch": 4, "crop": 16, **stage} for name, stage in STAGES.items()}
+    clock = itertools.count(step=0.25)  # seconds of each step
+    monkeypatch.setattr(training_loop, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
+    Trainer(build(TrainConfig, values), source=pictures(), quiet=True).run()
+
+    lines, curves = read_log(tmp_path / "run"), {}
+    for stage, terms in TERMS.items():
+        *steps, validation = [line for line in lines if line["stage"] == stage]
+        for line in steps:
+            assert line.keys() == {"step", "stage", "loss", *terms, "gradient", "lr", "images_per_s"}
+            assert line["images_per_s"] == 4 / 0.25 and 0 <= line.get("accuracy", 0) <= 1
+        assert [line["lr"] for line in steps] == pytest.approx(RATES[stage])
+        assert validation.keys() == {"step", "stage", "psnr", "ssim", "psnr_degraded"}
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 4, 5, 6, 7, 7]
+    for line in lines:
+        for name in line.keys() - {"step", "stage"}:
+            curves.setdefault(f"{line['stage']}/{name}", []).append((line["step"], line[name]))
+
+    events = EventAccumulator(str(tmp_path / "run/tensorboard"))
+    events.Reload()
+    found = {tag: [(each.step, each.value) for each in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert found == {  # in float32
+        tag: [(step, torch.tensor(value).item()) for step, value in points] for tag, points in curves.items()
+    }
+    assert events.Tags()["images"] == ["samples"]
+    shown = events.Images("samples")
+    assert [each.step for each in shown] == [4, 7]
+    for each in shown:
+        pixels = np.asarray(Image.open(tmp_path / f"run/samples/step-{each.step:08d}.png"))
+        assert pixels.shape == (2 * 16, 3 * 16, 3)
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(each.encoded_image_string))), pixels)
+
+    logged = [each for each in wandb.told if isinstance(each, dict) and "step" in each]
+    assert [each for each in logged if "samples" not in each] == [
+        {"step": line["step"], **{f"{line['stage']}/{name}": line[name] for name in line.keys() - {"step", "stage"}}}
+        for line in lines
+    ]
+    assert [each for each in logged if "samples" in each] == [
+        {"step": step, "samples": ("uint8", (2 * 16, 3 * 16, 3))} for step in (4, 7)
+    ]
 
 
 @pytest.mark.parametrize("broken", ["log", "finish"])

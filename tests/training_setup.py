@@ -1,21 +1,25 @@
 """What the tests of training share: a tiny run on small images."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import traceback
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from bdg_fast.models import Fingerprint
-from bdg_fast.training import TrainConfig, Trainer, checkpoint
-from bdg_fast.training.data import Pictures
+from bdg_fast.training import TrainConfig, Trainer, checkpoint, validate
+from bdg_fast.training import trainer as training_loop
+from bdg_fast.training.data import Pictures, clean_images, degraded_pair
 from bdg_fast.training.log import read_log
 from bdg_fast.training.settings import build
+from bdg_fast.training.stages import Parts
 
 STAGE = {"steps": 3, "batch": 4, "crop": 16, "warmup": 1, "lr": 1e-3}
 
@@ -77,8 +81,8 @@ def last(output):
     return found
 
 
-def same_runs(output, expected, rel=1e-5):
-    """Logged numbers and last checkpoints of two runs are equal but for rounding."""
+def same_runs(output, expected, rel=1e-5, far=2e-5):
+    """Logged numbers and last checkpoints of two runs are equal but for rounding; `far` is of weights."""
     one, other = losses(expected), losses(output)
     assert len(one) == len(other) > 0
     for line, found in zip(one, other, strict=True):
@@ -90,9 +94,26 @@ def same_runs(output, expected, rel=1e-5):
     for name in ("parts", "optimizer", "network"):
         assert getattr(ends[0], name).keys() == getattr(ends[1], name).keys()
         for key, tensor in getattr(ends[0], name).items():
-            # of weights a tenth of a step: AdamW divides by gradients that rounding is much of where they are small
-            far = 1e-5 if name == "optimizer" else 2e-5
-            torch.testing.assert_close(getattr(ends[1], name)[key], tensor, atol=far, rtol=0, msg=key)
+            # in float32 a tenth of a step: AdamW divides by gradients that rounding is much of where they are small
+            most = min(far, 1e-5) if name == "optimizer" else far
+            torch.testing.assert_close(getattr(ends[1], name)[key], tensor, atol=most, rtol=0, msg=key)
+
+
+@contextlib.contextmanager
+def in_float64():
+    """Runs compute in float64, so that what is not rounding shows."""
+
+    def pair(*arguments):
+        found = degraded_pair(*arguments)
+        return found._replace(clean=found.clean.double(), degraded=found.degraded.double())
+
+    doubled = {
+        "Parts": lambda *arguments: Parts(*arguments).double(),
+        "degraded_pair": pair,
+        "clean_images": lambda *arguments: clean_images(*arguments).double(),
+    }
+    with mock.patch.multiple(training_loop, **doubled), mock.patch.object(validate, "degraded_pair", pair):
+        yield
 
 
 def on_two_ranks(script, folder):

@@ -176,9 +176,10 @@ class StageModule(nn.Module):
         known = None if self.stage.coefficients == "generation" else parts.unet.told(seen)
         found = self.evaluate(parts.unet.joined(x_t, x_lq), self.times[t], known)
         residual, noise = (
-            None if part is None else part[:, :, :height, :width].float() for part in (found.residual, found.noise)
+            None if part is None else part[:, :, :height, :width] for part in (found.residual, found.noise)
         )
         assert residual is not None  # settings refuse networks without it
+        restored = x_lq - residual
         terms: dict[str, Tensor] = {}
         if "generation" in weights:
             if self.stage.variant == "plain":
@@ -187,9 +188,9 @@ class StageModule(nn.Module):
                 noise = self._completed(x_t, x_lq, residual, t) if noise is None else noise
                 terms["generation"] = losses.generation_loss(residual, noise, clean, x_lq, eps, t, self.increments)
         if "reconstruction" in weights:
-            terms["reconstruction"] = (x_lq - residual - clean).abs().mean()
+            terms["reconstruction"] = losses.reconstruction_loss(restored, clean)
         if "frequency" in weights:
-            terms["frequency"] = losses.frequency_loss(x_lq - residual, clean)
+            terms["frequency"] = losses.frequency_loss(restored, clean)
         result: dict[str, Tensor] = {}
         if weights.keys() & COMPARED:
             features = self._read(seen) if known is None else known
