@@ -40,7 +40,7 @@ def image_normals(seed: Tensor, height: int, width: int, purpose: int, channels:
 
 def poisson(mean: Tensor, normal: Tensor) -> Tensor:
     """See `ops.poisson`: one in a million numbers may be the next one."""
-    mean, normal = torch.broadcast_tensors(mean, normal)
+    normal = normal.expand_as(mean)
     out = torch.empty(mean.shape, device=mean.device)
     if out.numel():
         block, blocks = _blocks(out.numel(), out)

@@ -15,12 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bdg_fast.kernels.pixelwise import derived_seeds, image_normals, uniforms
+from bdg_fast.kernels.pixelwise import derived_seeds, image_normals, poisson, uniforms
 
 from .chain_kernels import RADIUS, chain_kernel, sinc_kernel
 from .common import Purpose, filtered
 from .jpeg import jpeg
-from .noise import poisson
 from .registry import check_batch
 from .resize import METHODS, resampler, resized
 
