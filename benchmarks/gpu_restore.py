@@ -105,7 +105,7 @@ def functions(size: str, device: str, kind: str) -> dict[str, Function]:
     def restored(net: Any, restorer: Restorer) -> Function:
         def run(pixels: Tensor) -> Tensor:
             x_lq = pixels * 2 - 1
-            noise, _ = restorer._noise_of(pixels.shape[2:])
+            noise, _ = restorer._noises(pixels.shape[2:])
             return (sampler(net, x_lq, x_start=sampler.start(x_lq, noise=noise)) + 1) * 0.5
 
         return run
