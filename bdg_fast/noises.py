@@ -59,10 +59,13 @@ class Noises:
 
     def __call__(self, size: torch.Size) -> tuple[Tensor, Tensor | None]:
         """Noise at the start of a picture ``[1, C, H, W]`` and seed of its steps' ``[1]``, where they draw."""
-        found = self._kept.pop(size, None) or self._drawn(size)  # other threads may take and keep others meanwhile
+        found = self._kept.pop(size, None)  # other threads may take and keep others meanwhile
+        new = found is None
+        if found is None:
+            found = self._drawn(size)
         if size.numel() <= LARGEST:
             self._kept[size] = found
-            while sum(each.bytes for each in list(self._kept.values())) > self.most:
+            while new and sum(each.bytes for each in list(self._kept.values())) > self.most:
                 with contextlib.suppress(KeyError):
                     self._kept.popitem(last=False)
         return found.take(), found.seed
