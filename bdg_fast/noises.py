@@ -58,7 +58,10 @@ class Noises:
         self._kept: OrderedDict[torch.Size, Kept] = OrderedDict()
 
     def __call__(self, size: torch.Size) -> tuple[Tensor, Tensor | None]:
-        """Noise at the start of a picture ``[1, C, H, W]`` and seed of its steps' ``[1]``, where they draw."""
+        """Noise at the start of a picture ``[1, C, H, W]`` and seed of its steps' ``[1]``, where they draw.
+
+        Not for a capture to call, which cannot wait for a copy.
+        """
         found = self._kept.pop(size, None)  # other threads may take and keep others meanwhile
         new = found is None
         if found is None:
