@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import os
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate
@@ -24,6 +22,8 @@ from .models import Backbone, UNet, checkpoint_at
 from .models.checkpoints import load_backbone
 from .models.kinds import find_backbone
 from .models.native import NativeUNet
+from .noises import Noises
+from .room import LARGEST_TILE, SMALLEST_TILE, Room, bytes_per_pixel
 from .sampler import OFFICIAL, ResidualSampler
 from .streams import Restored, Stream, kind_of
 from .tiles import OVERLAP, STRIP, Counted, Progress, TiledNetwork
@@ -32,14 +32,9 @@ from .transfers import Transfers
 if TYPE_CHECKING:
     from .data.convert import Picture
 
-SMALLEST_TILE = 128
-LARGEST_TILE = 1024
-"""Of what is chosen by memory: the attention between all pixels costs more than it is worth beyond."""
-BYTES_PER_PIXEL = {"native": {32: 1_300, 64: 1_800}, "eager": {32: 2_300, 64: 5_000}}
-"""Peak memory of a forward in float32 by backend and network width, measured (benchmarks/notes.md)."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-NOISES = 4
-"""Sizes whose noise is kept."""
+NOISE_BYTES = {"cpu": 1 << 26, "cuda": 1 << 28}
+"""That noise of sizes seen before may take, by device; on a GPU drawing it takes longer than restoring."""
 KEPT_BYTES = 1 << 30
 """That the CPU engine may keep from one call to the next."""
 
@@ -115,13 +110,21 @@ class Restorer:
         self.backend, self._network = network_of(backend, self.unet, self.device, self.dtype)
         self._native = self._network if isinstance(self._network, NativeUNet) else None
         on_gpu = self.device.type == "cuda"
-        self._graphs = (
-            LoopGraphs(partial(self._loop, None), CudaCapture(self.device))
-            if on_gpu and self.backend == "compiled"
-            else None
-        )
+        self._graphs: LoopGraphs | None = None
+        self._readings: LoopGraphs | None = None  # of what a conditional network is told
+        if on_gpu and self.backend == "compiled":
+            self._graphs = LoopGraphs(partial(self._loop, None), CudaCapture(self.device))
+            if isinstance(self.unet, UNet) and self.unet.told_width:  # nobody knows what others read
+                self._readings = LoopGraphs(self._read, CudaCapture(self.device))
         self._transfers = Transfers(self.device) if on_gpu else None
-        self._noises: OrderedDict[torch.Size, tuple[Tensor, Tensor | None]] = OrderedDict()
+        self._noises = Noises(
+            self.sampler,
+            self.unet.config.channels,
+            seed,
+            self.device,
+            NOISE_BYTES.get(self.device.type, NOISE_BYTES["cpu"]),
+            None if self._transfers is None else self._transfers.begin,
+        )
 
     @classmethod
     def from_pretrained(
@@ -171,7 +174,8 @@ class Restorer:
 
         picture, restorer = as_picture(image), self if progress is None else copy.copy(self)
         if progress is not None:
-            restorer._network, restorer._graphs = Counted(self._network, progress), None
+            restorer._network = Counted(self._network, progress)
+            restorer._graphs = restorer._readings = None
         return picture.whole(restorer.restore(picture.pixels, picture.kept))
 
     def stream(self, images: Iterable[Any], *, batch: int = 1) -> Iterator[Restored]:
@@ -267,12 +271,23 @@ class Restorer:
             return None
         pixels = pixels.to(self.device)
         as_came = isinstance(self.unet, UNet) and pixels.dtype == torch.uint8  # others know [-1, 1] alone
-        return self.unet.told(pixels if as_came else scaled(pixels))
+        pixels = pixels if as_came else scaled(pixels)
+        if self._readings is None or pixels.numel() == 0 or pixels.shape[2:].numel() > LARGEST_TILE**2:
+            return self._read(pixels)
+        return self._readings(pixels)
+
+    def _read(self, pixels: Tensor) -> Tensor:
+        told = self.unet.told(pixels)
+        assert told is not None
+        return told
 
     def _restore(self, pixels: Tensor, keep: Keep | None = None, told: Tensor | None = None) -> Tensor:
         """As :meth:`restore`, on the device."""
-        together, side = max(len(pixels), 1), max(pixels.shape[2:]) * self.scale
-        tile = self.tile or self._tile_for(together)
+        height, width = (side * self.scale for side in pixels.shape[2:])
+        room = self._room()
+        tile = self.tile or room.tile
+        together = room.together(len(pixels), height, width, tile)
+        again = self._graphs is not None  # what they give back may be what is missing
         while True:
             try:
                 # with what each is told, if that is given
@@ -282,16 +297,20 @@ class Restorer:
                 self._release(KEPT_BYTES)
                 return torch.cat(parts) if len(parts) > 1 else parts[0]
             except (RuntimeError, MemoryError) as error:
-                smaller = min(tile, side) // 2
-                if not out_of_memory(error) or (together == 1 and smaller < SMALLEST_TILE):
+                smaller = min(tile, max(height, width)) // 2
+                if not out_of_memory(error) or (together == 1 and smaller < SMALLEST_TILE and not again):
                     raise
             if together > 1:
                 together = (together + 1) // 2
+            elif again:
+                again = False
             else:
                 tile = smaller
             self._release()
-            if self._graphs is not None:
-                self._graphs.clear()
+            self._noises.clear()
+            for graphs in (self._graphs, self._readings):
+                if graphs is not None:
+                    graphs.clear()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
@@ -325,7 +344,7 @@ class Restorer:
         if self.device.type == "cpu":
             noise = noise_rows(self.seed, (height, width))
         else:  # what memory there is goes to tiles, and one copy is faster than many
-            noise = iter(torch.split(self._noise_of(pixels.shape[2:])[0], STRIP, 2))
+            noise = iter(torch.split(self._noises(pixels.shape[2:])[0], STRIP, 2))
         network, scale = self._tiled(self._telling(told), tile), lambda a, b, c, d: scaled(pixels[:, :, a:b, c:d])
         rows = restored_rows(self.sampler, network, scale, noise, (height, width))
         # what is kept of an array or a file lies in memory as that does: it becomes one without a copy
@@ -339,9 +358,9 @@ class Restorer:
             results = []
             for i, image in enumerate(x_lq):
                 network = self._tiled(self._telling(None if told is None else told[i : i + 1]), tile)
-                results.append(self.sampler(network, image[None], generator=self._generator(self.device)))
+                results.append(self.sampler(network, image[None], generator=self._noises.generator(self.device)))
             return torch.cat(results) if results else x_lq
-        noise, seed = self._noise_of(x_lq.shape[2:])
+        noise, seed = self._noises(x_lq.shape[2:])
         seeds = () if seed is None else (seed.expand(len(x_lq)),)
         inputs = (x_lq, noise, *seeds, *(() if told is None else (told,)))
         if self._graphs is None or len(x_lq) == 0 or max(x_lq.shape[2:]) * self._pixels > tile:
@@ -362,35 +381,11 @@ class Restorer:
     def _telling(self, told: Tensor | None) -> Network:
         return self._network if told is None else Told(self._network, told)
 
-    def _noise_of(self, size: torch.Size) -> tuple[Tensor, Tensor | None]:
-        """Noise at the start of a picture ``[1, C, H, W]`` and seed of its steps' ``[1]``, where they draw.
-
-        That of the last few sizes is kept: drawing it can take longer than restoring.
-        """
-        found = self._noises.pop(size, None)  # other threads may take and keep others meanwhile
-        if found is None:
-            generator = self._generator(self.device if self.sampler.draws else "cpu")
-            noise = torch.randn((1, self.unet.config.channels, *size), generator=generator, device=generator.device)
-            found = noise.to(self.device), self.sampler.seeds(1, self.device, generator) if self.sampler.draws else None
-        if size.numel() <= LARGEST_TILE**2:
-            self._noises[size] = found
-            while len(self._noises) > NOISES:
-                with contextlib.suppress(KeyError):
-                    self._noises.popitem(last=False)
-        return found
-
-    def _generator(self, device: str | torch.device) -> torch.Generator:
-        return torch.Generator(device).manual_seed(self.seed)
-
-    def _tile_for(self, batch: int) -> int:
-        """Side of the largest square that half of the free memory holds, within limits."""
-        each = self.unet.bytes_per_pixel * batch
-        if isinstance(self.unet, UNet):
-            known, width = BYTES_PER_PIXEL["native" if self.backend == "native" else "eager"], self.unet.config.width
-            each = known.get(width, width * max(known.values()) // 32) * batch
-        if self.latent is not None:  # of a pixel of the picture, which the VAE needs most for
-            each = max(each // self._pixels**2, self.latent.codec.bytes_per_pixel)
+    def _room(self) -> Room:
+        """What a restoration may take now."""
+        each = bytes_per_pixel(self.unet, self.backend)
         # what the engine keeps for the next call is free too: else tiles would depend on what came before
         free = free_memory(self.device) + (self._native.held if self._native is not None else 0)
-        side = int((free / 2 / each) ** 0.5)
-        return min(max(side // 16 * 16, 2 * OVERLAP + 16), LARGEST_TILE if self.latent is None else CODEC_TILE)
+        if self.latent is None:
+            return Room(free, each)
+        return Room(free, each / self._pixels**2, self.latent.codec.bytes_per_pixel, CODEC_TILE)

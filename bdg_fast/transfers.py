@@ -11,13 +11,16 @@ from torch import Tensor
 
 THREADS = 2
 """Batches whose results are made into pictures at the same time."""
+STAGED = 1 << 28
+"""Bytes of a tensor that is copied through page-locked memory, at most: none of it is given back."""
 T = TypeVar("T")
 
 
 class Transfers:
     """Copies on streams of their own through page-locked memory, in both directions at once.
 
-    Everything is ordered against the device's current stream; the host waits for nothing but results.
+    Everything is ordered against the device's current stream; the host waits for results alone, and for copies of what
+    is larger than :data:`STAGED`, which wait for nothing else.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -39,10 +42,10 @@ class Transfers:
         return self.begin(tensor)()
 
     def begin(self, tensor: Tensor) -> Callable[[], Tensor]:
-        """Begin to copy ``tensor`` in any thread; what is returned has the device's current stream wait for it."""
+        """Begin to copy ``tensor`` in any thread; each call of what is returned has its current stream wait for it."""
         with torch.cuda.stream(self._up):  # of this device, in threads too
             staged = tensor
-            if tensor.device.type == "cpu":
+            if tensor.device.type == "cpu" and tensor.nbytes <= STAGED:
                 # its allocator keeps it until the copy is done; dense, where `pin_memory` fails for expanded channels
                 staged = torch.empty_like(tensor, pin_memory=True).copy_(tensor)
             there = staged.to(self.device, non_blocking=True)

@@ -10,6 +10,7 @@ import contextlib
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -103,10 +104,12 @@ def functions(size: str, device: str, kind: str) -> dict[str, Function]:
         return run
 
     def restored(net: Any, restorer: Restorer) -> Function:
+        noise_of = cache(lambda size: restorer._noises(size)[0])  # taken once: a capture cannot wait for its copy
+
         def run(pixels: Tensor) -> Tensor:
             x_lq = pixels * 2 - 1
-            noise, _ = restorer._noise_of(pixels.shape[2:])
-            return (sampler(net, x_lq, x_start=sampler.start(x_lq, noise=noise)) + 1) * 0.5
+            start = sampler.start(x_lq, noise=noise_of(pixels.shape[2:]))
+            return (sampler(net, x_lq, x_start=start) + 1) * 0.5
 
         return run
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bdg_fast import Restorer, UNet, UNetConfig
 from bdg_fast.losses import frequency_loss
@@ -56,6 +57,26 @@ def test_what_is_read_are_windows_of_the_size_of_training(unet):
     expected = torch.stack([unet.told(window) for window in windows]).mean(0)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     assert unet.told(pictures(2, 1, 70) * 2 - 1).shape == (2, 8)
+
+
+def test_windows_are_read_together_whatever_the_size(unet, monkeypatch):
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            names.append(function.__name__)
+            return function(*arguments, **(options or {}))
+
+    found = []
+    for height, width in ((64, 64), (130, 200), (384, 512)):
+        names = []
+        with Names():
+            unet.told(pictures(2, height, width) * 2 - 1)
+        found.append(sum(not name.startswith(("alias", "slice", "view")) for name in names))
+    assert found[0] == found[1] == found[2] < 60
+    many = pictures(3, 130, 200) * 2 - 1
+    whole = unet.told(many)
+    for together in (1, 7, 12):
+        monkeypatch.setattr("bdg_fast.models.condition.TOGETHER", together)
+        torch.testing.assert_close(unet.told(many), whole, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("impl", ["cpu", "reference"])

@@ -12,9 +12,9 @@ pytestmark = pytest.mark.gpu
 FIXTURES = Path(__file__).with_name("fixtures") / "diffuir"
 
 
-def small(backend="compiled", dtype="bfloat16", method="ddim"):
+def small(backend="compiled", dtype="bfloat16", method="ddim", condition=0):
     torch.manual_seed(0)
-    unet = UNet(UNetConfig(width=16, multipliers=(1, 1)))
+    unet = UNet(UNetConfig(width=16, multipliers=(1, 1), condition=condition))
     torch.nn.init.normal_(unet.final.norm1.weight, mean=1)
     sampler = ResidualSampler(schedule=ResidualSchedule.linear(), method=method)
     return Restorer(unet, sampler, device="cuda", dtype=dtype, backend=backend)
@@ -34,16 +34,17 @@ def test_auto_compiles_in_bfloat16():
     assert restorer.dtype == torch.bfloat16 or not torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-@pytest.mark.parametrize("method", ["ddim", "ddpm"])
-def test_graphs_change_no_bit(method):
-    graphed, plain = small(method=method), small(method=method)
-    plain._graphs = None
-    shapes = [(1, 3, 64, 64), (2, 3, 40, 56), (1, 3, 65, 33)]
+@pytest.mark.parametrize(("method", "condition"), [("ddim", 0), ("ddpm", 0), ("ddim", 8)])
+def test_graphs_change_no_bit(method, condition):
+    graphed, plain = (small(method=method, condition=condition) for _ in range(2))
+    plain._graphs = plain._readings = None
+    shapes = [(1, 3, 64, 64), (2, 3, 40, 56), (1, 3, 65, 133)]
     for turn in range(4):
         for i, shape in enumerate(shapes):
-            images = pixels(*shape, seed=10 * turn + i)
+            images = (pixels(*shape, seed=10 * turn + i) * 255).to(torch.uint8)
             assert torch.equal(graphed.restore(images), plain.restore(images)), (turn, shape)
     assert len(graphed._graphs._graphs) == len(shapes)
+    assert (graphed._readings is not None and len(graphed._readings._graphs) == len(shapes)) is bool(condition)
 
 
 def test_graphs_make_room():
@@ -130,19 +131,34 @@ def test_no_compiling_again():
             restorer.restore(pixels(*shape))
 
 
-def test_nothing_waits_for_the_device_before_its_results():
-    restorer = small()
-    images = pixels(2, 3, 64, 64)
+@pytest.mark.parametrize("condition", [0, 8])
+def test_nothing_waits_for_the_device_before_its_results(condition):
+    """Of sizes that came before, as graphs, and of more new ones than there are graphs."""
+    restorer, other = (small(condition=condition) for _ in range(2))
+    images = (pixels(2, 3, 64, 64) * 255).to(torch.uint8)
+    new = [(pixels(2, 3, 72, 64 + 8 * i, seed=i) * 255).to(torch.uint8) for i in range(6)]
     for _ in range(3):
         expected = restorer.restore(images)
+    expected = [expected] * 3 + [other.restore(each) for each in new]
     torch.cuda.set_sync_debug_mode("error")
     try:
-        waits = [restorer._begin_restore(images) for _ in range(3)]
+        waits = [restorer._begin_restore(each) for each in (images, images, images, *new)]
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    for wait in waits:
+    for wait, wanted in zip(waits, expected, strict=True):
         found = wait()
-        assert torch.equal(found, expected) and not found.is_pinned()
+        assert torch.equal(found, wanted) and not found.is_pinned()
+
+
+def test_noise_is_whole_on_every_stream():
+    restorer, size = small(), torch.Size((1024, 1000))
+    expected = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    for _ in range(2):  # drawn, and kept
+        for stream in (torch.cuda.current_stream(), torch.cuda.Stream()):
+            with torch.cuda.stream(stream):
+                noise = restorer._noises(size)[0] + 0
+            stream.synchronize()
+            assert torch.equal(noise.cpu(), expected)
 
 
 @pytest.mark.parametrize("backend", ["eager", "compiled"])

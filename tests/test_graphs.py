@@ -23,7 +23,7 @@ class Capture:
             raise self.error
         self.shapes.append(tuple(inputs[0].shape))
         own = tuple(tensor.clone() for tensor in inputs)
-        output = torch.full_like(own[0], torch.nan)
+        output = torch.full_like(loop(*own), torch.nan)
 
         def replay():
             self.replays += 1
@@ -220,14 +220,29 @@ def test_out_of_memory_gives_back_the_graphs(monkeypatch):
     assert not restorer._graphs._graphs
 
 
-def test_noise_of_a_size_is_drawn_once_and_is_what_it_was():
-    restorer = small("ddpm")
-    sizes = [torch.Size((8, 8 + i)) for i in range(6)]
-    first = [restorer._noise_of(size) for size in sizes]
-    assert len(restorer._noises) == 4
-    for size, (noise, seed) in zip(sizes, first, strict=True):
-        again = restorer._noise_of(size)
-        assert torch.equal(again[0], noise) and torch.equal(again[1], seed)
+def test_what_a_network_is_told_is_a_graph_of_its_own(monkeypatch):
+    torch.manual_seed(0)
+    unet = UNet(UNetConfig(width=8, multipliers=(1, 1), condition=8))
+    torch.nn.init.normal_(unet.final.norm1.weight, mean=1)
+    plain, graphed = (Restorer(unet, device="cpu", dtype="float32", backend="eager") for _ in range(2))
+    capture = Capture()
+    graphed._readings = LoopGraphs(graphed._read, capture)
+    generator = torch.Generator().manual_seed(0)
+    for height in (24, 24, 70, 24, 70):
+        eight = torch.randint(256, (2, 3, height, 40), generator=generator).to(torch.uint8)
+        for pixels in (eight, eight.contiguous(memory_format=torch.channels_last), eight / 255):
+            assert torch.equal(graphed.restore(pixels), plain.restore(pixels))
+            assert torch.equal(graphed.told(pixels), plain.told(pixels))
+    assert capture.shapes == [(2, 3, 24, 40)] * 2 + [(2, 3, 70, 40)] * 2  # 8 bits, and floats
+    monkeypatch.setattr("bdg_fast.restorer.LARGEST_TILE", 64)
+    for pixels in (torch.zeros(0, 3, 24, 40), torch.zeros(1, 3, 64, 65, dtype=torch.uint8)):  # none, and large
+        for _ in range(3):
+            assert torch.equal(graphed.told(pixels), plain.told(pixels))
+    assert len(capture.shapes) == 4
+    capture.error = RuntimeError("operation not permitted when stream is capturing")
+    with pytest.warns(UserWarning, match="not captured as a CUDA graph"):
+        for _ in range(3):
+            assert torch.equal(graphed.told(eight[:1]), plain.told(eight[:1]))
 
 
 class Late:

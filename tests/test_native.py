@@ -28,9 +28,9 @@ def test_tiles_do_not_depend_on_what_came_before(monkeypatch):
     limit = 150 << 20
     monkeypatch.setattr("bdg_fast.restorer.free_memory", lambda device: limit - restorer._network.held)
     pixels = images(1, 300, 300)
-    tile, first = restorer._tile_for(1), restorer.restore(pixels)
+    tile, first = restorer._room().tile, restorer.restore(pixels)
     assert 192 < tile < 300 and restorer._network.held > limit / 8
-    assert restorer._tile_for(1) == tile
+    assert restorer._room().tile == tile
     assert torch.equal(restorer.restore(pixels), first)
 
 

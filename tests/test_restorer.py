@@ -14,6 +14,7 @@ from bdg_fast.data.convert import Picture, as_picture
 from bdg_fast.data.images import ImageReadError, bundled_photographs
 from bdg_fast.memory import free_memory
 from bdg_fast.restorer import TiledNetwork
+from bdg_fast.room import Room
 
 FIXTURES = Path(__file__).with_name("fixtures") / "diffuir"
 RNG = np.random.default_rng(0)
@@ -278,7 +279,7 @@ def test_out_of_memory_halves_the_tiles(restorer, monkeypatch):
         return pixels
 
     monkeypatch.setattr(Restorer, "_sample", sample)
-    monkeypatch.setattr(Restorer, "_tile_for", lambda self, batch: 4096)
+    monkeypatch.setattr(Restorer, "_room", lambda self: Room(1 << 40, 1, largest=4096))
     restorer.restore(torch.zeros(1, 3, 1000, 900))
     assert tiles == [4096, 500, 250]
     monkeypatch.setattr(Restorer, "_sample", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("again")))
@@ -296,7 +297,7 @@ def test_out_of_memory_halves_the_batch_first(restorer, monkeypatch):
         return pixels
 
     monkeypatch.setattr(Restorer, "_sample", sample)
-    monkeypatch.setattr(Restorer, "_tile_for", lambda self, batch: 1000)
+    monkeypatch.setattr(Restorer, "_room", lambda self: Room(1 << 40, 1, largest=1000))
     images = torch.rand(5, 3, 8, 1000)
     torch.testing.assert_close(restorer.restore(images), images)
     assert tried == [(5, 1000), (3, 1000), (2, 1000), (1, 1000), *[(1, 500)] * 5]
@@ -306,9 +307,8 @@ def test_tile_size_follows_free_memory(restorer, monkeypatch):
     sides = []
     for free in (1 << 20, 1 << 28, 1 << 30, 64 << 30):
         monkeypatch.setattr("bdg_fast.restorer.free_memory", lambda device, free=free: free)
-        sides.append(restorer._tile_for(1))
+        sides.append(restorer._room().tile)
     assert sides == sorted(sides) and sides[0] == 144 and sides[1] < sides[2] < sides[3] == 1024
-    assert restorer._tile_for(400) < sides[-1]
 
 
 def test_free_memory_respects_the_limits_of_containers(tmp_path):

@@ -39,3 +39,15 @@ def test_pictures_of_any_kind_are_copied(copies, shape, dtype):
     pixels = as_picture(array).pixels
     found = copies.to_device(pixels)
     assert torch.equal(found, pixels) and found.shape == (1, 3, 5, 7)
+
+
+def test_large_tensors_take_no_page_locked_memory_and_each_call_waits_for_the_copy(copies, monkeypatch):
+    staged, waited, like = [], [], torch.empty_like
+    monkeypatch.setattr(torch, "empty_like", lambda tensor, pin_memory=False: staged.append(tensor) or like(tensor))
+    monkeypatch.setattr(torch.cuda.current_stream(None), "wait_event", waited.append)
+    monkeypatch.setattr(transfers, "STAGED", 400)
+    small, large = torch.arange(100.0), torch.arange(101.0)
+    for tensor in (small, large):
+        take = copies.begin(tensor)
+        assert torch.equal(take(), tensor) and take() is take()
+    assert len(staged) == 1 and staged[0] is small and len(waited) == 6

@@ -6,6 +6,8 @@ training it does not find out what is wrong with an image (benchmarks/notes.md):
 
 from __future__ import annotations
 
+from itertools import islice
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +18,8 @@ from .glcm_encoder import Fingerprint, GLCMEncoder
 
 WINDOW = 64
 """Side of what a fingerprint is read of, in pixels."""
+TOGETHER = 128
+"""Windows read at once, at most, unless there are more images."""
 
 
 class Condition(nn.Module):
@@ -47,12 +51,13 @@ class Condition(nn.Module):
             ``[B, width]``.
         """
         batch, _, height, width = images.shape
-        lefts, tops = _starts(width), _starts(height)
+        tops, lefts = _starts(height), _starts(width)
+        rows = (images[:, :, top : top + WINDOW] for top in tops)
+        windows = (row[..., left : left + WINDOW] for row in rows for left in lefts)
+        some = max(TOGETHER // max(batch, 1), 1)
         total: Tensor | None = None
-        for top in tops:  # a row of windows at a time: large pictures are not held twice
-            row = images[:, :, top : top + WINDOW]
-            windows = torch.stack([row[..., left : left + WINDOW] for left in lefts], 1).flatten(0, 1)
-            found = self.encoder(self._matrices(windows)).unflatten(0, (batch, len(lefts))).sum(1)
+        while part := list(islice(windows, some)):  # large pictures are not held twice
+            found = self.encoder(self._matrices(torch.cat(part))).unflatten(0, (len(part), batch)).sum(0)
             total = found if total is None else total + found
         assert total is not None
         return total / (len(tops) * len(lefts))
