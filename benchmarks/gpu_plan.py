@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import gpu_growth, gpu_restore, training_speed
 from .gpu_compile import Job
-from .gpu_restore import EXACT, NAMES, STATIC, Case, Measurements, Timer
+from .gpu_restore import EXTRAS, Case, Measurements, Timer
 
 if TYPE_CHECKING:
     from .gpu_report import Report
@@ -32,16 +32,16 @@ class Stage(NamedTuple):
 def stages(report: Report, device: str, time_ms: Timer, glcm: Callable[[Report, float], None]) -> list[Stage]:
     """Of all parts, in turn; each is given when its cases may begin at the latest."""
     restore = Measurements(device, time_ms, report.content.get("copy_bytes_per_second"))
-    asked = [case for case in gpu_restore.CASES if case.size in ASKED]
+    asked, others, told = _cases()
     small, large = ([case for case in asked if case.size == size] for size in ASKED)
     first = [*restore.tasks(small), gpu_growth.end_to_end(device), *restore.tasks(large)]
-    told = [*small[:1], *large[-1:]]  # T alone, L together
     rest = [
-        *(task for case in told for task in (restore.kernels(case), *restore.tasks([case], [STATIC, EXACT]))),
+        *restore.tasks(told, EXTRAS),
+        *map(restore.kernels, told),
         *(gpu_growth.small(batch, device, time_ms) for batch in gpu_growth.SMALL_BATCHES),
         *gpu_growth.growth(device, time_ms),
-        *restore.tasks([case for case in asked if case not in told], [EXACT, STATIC]),
-        *restore.tasks([case for case in gpu_restore.CASES if case not in asked], [*NAMES, EXACT]),
+        *restore.tasks(others),
+        *restore.tasks([case for case in asked if case not in told], EXTRAS),
     ]
 
     def training(cases: Sequence[training_speed.Case], until: float) -> None:
@@ -52,9 +52,9 @@ def stages(report: Report, device: str, time_ms: Timer, glcm: Callable[[Report, 
         report.end("training", [*before, *rows], left_out)
 
     return [
-        Stage("restore", 6, lambda until: report.restored(first, until)),
+        Stage("restore", 14, lambda until: report.restored(first, until)),
         Stage("training", 2, lambda until: training(training_speed.GPU_CASES[:1], until)),
-        Stage("glcm", 2, lambda until: glcm(report, until)),
+        Stage("glcm", 6, lambda until: glcm(report, until)),
         Stage("restore", 2, lambda until: report.restored(rest, until)),
         Stage("training", 1, lambda until: training(training_speed.GPU_CASES[1:], until)),
     ]
@@ -66,20 +66,25 @@ def compiled_ahead(parts: Sequence[str]) -> list[Job]:
     def of(case: Case, way: str) -> Job:
         return "restore", case.size, str(case.batch), way.removesuffix(", graph")
 
-    asked = [case for case in gpu_restore.CASES if case.size in ASKED]
-    others = [case for case in gpu_restore.CASES if case.size not in ASKED]
+    asked, others, told = _cases()
     training: list[Job] = [("training", str(number)) for number in range(len(training_speed.GPU_CASES))]
-    first, rest = [of(case, "compiled bfloat16") for case in asked], [*(of(case, STATIC) for case in asked)]
+    rest = [of(case, way) for case in told for way in EXTRAS]
     rest += [("small", str(batch)) for batch in gpu_growth.SMALL_BATCHES]
-    rest += [of(case, EXACT) for case in asked]
-    rest += [of(case, way) for case in others for way in ("compiled bfloat16", EXACT)]
+    rest += [of(case, "compiled bfloat16") for case in others]
+    rest += [of(case, way) for case in asked if case not in told for way in EXTRAS]
     of_training, of_restore = "training" in parts, "restore" in parts
     return [
-        *first * of_restore,
+        *[of(case, "compiled bfloat16") for case in asked] * of_restore,
         *training[:1] * of_training,
         *rest * of_restore,
         *training[1:] * of_training,
     ]
+
+
+def _cases() -> tuple[list[Case], list[Case], list[Case]]:
+    """Those that come first, the others, and of the first those that tell of more: T alone and L together."""
+    asked = [case for case in gpu_restore.CASES if case.size in ASKED]
+    return asked, [case for case in gpu_restore.CASES if case not in asked], [*asked[:1], *asked[1:][-1:]]
 
 
 def lines_of(row: dict[str, Any]) -> list[str]:

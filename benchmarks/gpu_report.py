@@ -9,7 +9,6 @@ plan in seconds).
 from __future__ import annotations
 
 import argparse
-import getpass
 import importlib.util
 import json
 import math
@@ -269,7 +268,7 @@ def main() -> int:
     absent = [name for name, version in versions.items() if version is None]
     report.update(device=device, driver=_driver(), commit=commit, versions=versions, absent=absent, tests={})
     report.update(glcm=[], soft=[], windows=[], pixels=[], restore=[], kernels=[], training=[], left_out=[])
-    os.environ.setdefault(CACHE, str(Path(tempfile.gettempdir(), f"bdg_fast_report_{getpass.getuser()}")))
+    os.environ.setdefault(CACHE, str(Path(tempfile.gettempdir(), f"bdg_fast_report_{os.getuid()}")))
     watch = threading.Timer(max(arguments.seconds, 1), _out_of_time, (report,))
     watch.daemon = True
     watch.start()
@@ -286,7 +285,7 @@ def _measure(report: Report, parts: Sequence[str], start: float, seconds: float)
     """Tests, then every part, into ``report``: what has most to tell first."""
     from . import gpu_compile, gpu_plan
 
-    ahead = gpu_compile.Ahead(gpu_plan.compiled_ahead(parts), max((os.cpu_count() or 1) - TEST_PROCESSES, 1))
+    ahead = gpu_compile.Ahead(gpu_plan.compiled_ahead(parts), max((os.cpu_count() or 1) * 3 // 4, 1))
     report.update(tests=run_tests(TESTS_SHARE * seconds, [file for part in parts for file in TESTS[part]]))
     report.update(compiled_ahead=ahead.end(start + TESTS_SHARE * seconds))
     report.attempt("copy", lambda: report.update(copy_bytes_per_second=copy_bandwidth()))

@@ -194,23 +194,29 @@ class Measurements:
         row |= verdict.floors(case.size, case.batch * evaluations, self.copy)
         predicted = dict(zip((*NAMES, *EXTRAS), PREDICTED_MS.get(case, ()), strict=False))
         row["predicted_ms_on_h100"] = {name: ms * evaluations for name, ms in predicted.items()}
-        try:
-            self._time(row, kind, case, names, sets)
-        finally:  # also of what came before a failure
-            verdict.judge(row, case.batch, LEAST_DB)
-
-    def _time(self, row: dict[str, Any], kind: str, case: Case, names: Sequence[str], sets: list[Tensor]) -> None:
-        ways = self.ways(case.size)
-        expected = ways.function(BASELINE, kind)(sets[0])
+        expected = self.ways(case.size).function(BASELINE, kind)(sets[0])
+        failed: dict[str, str] = {}
         for name in names:
-            function = ways.function(name, kind)
-            for _ in range(3):  # compiled at the first call, captured at the second
-                found = function(sets[0])
-            if name != BASELINE:
-                far = (found - expected) * (0.5 if kind == "forward" else 1)
-                row["decibel"][name] = -10 * float(far.square().mean().clamp_min(1e-12).log10())
-            row[name] = self.time_ms(lambda turn, f=function: f(sets[turn]), repeat_ms=100)
-            row["images_per_second"][name] = case.batch / (row[name]["ms"] * 1e-3)
+            told: dict[str, Any] = {}
+            attempt(told, lambda name=name: self._time(row, kind, case, name, sets, expected))
+            if told:
+                failed[name] = told["error"]
+        verdict.judge(row, case.batch, LEAST_DB)
+        if failed:
+            raise RuntimeError("; ".join(f"{name}: {error}" for name, error in failed.items()))
+
+    def _time(
+        self, row: dict[str, Any], kind: str, case: Case, name: str, sets: list[Tensor], expected: Tensor
+    ) -> None:
+        """One way; an image of the baseline is expected."""
+        function = self.ways(case.size).function(name, kind)
+        for _ in range(3):  # compiled at the first call, captured at the second
+            found = function(sets[0])
+        if name != BASELINE:
+            far = (found - expected) * (0.5 if kind == "forward" else 1)
+            row["decibel"][name] = -10 * float(far.square().mean().clamp_min(1e-12).log10())
+        row[name] = self.time_ms(lambda turn: function(sets[turn]), repeat_ms=100)
+        row["images_per_second"][name] = case.batch / (row[name]["ms"] * 1e-3)
 
     def kernels(self, case: Case) -> Task:
         """What one evaluation of the compiled network launches, into ``row["kernels"]``."""
