@@ -44,6 +44,12 @@ def small_restorer(device: str) -> Restorer:
     return Restorer.from_pretrained(device=device)
 
 
+def how(restorer: Restorer) -> dict[str, str]:
+    """What evaluates: where nobody asked for a compiler, one that fails is only warned of."""
+    failed = getattr(restorer._network, "_failed", False)
+    return {"backend": "eager, as compiling failed" if failed else restorer.backend}
+
+
 def small(batch: int, device: str, time_ms: Timer) -> Task:
     """The network that comes along; what it is told of, which is found outside of its graph, also alone."""
 
@@ -52,7 +58,7 @@ def small(batch: int, device: str, time_ms: Timer) -> Task:
         restorer, sets = small_restorer(device), [pixels(batch, turn, device) for turn in range(4)]
         for _ in range(3):
             restorer._restore(sets[0])
-        row |= {"group": "the network that comes along", "steps": restorer.sampler.steps}
+        row |= {"group": "the network that comes along", "steps": restorer.sampler.steps, **how(restorer)}
         row["restored"] = time_ms(lambda turn: restorer._restore(sets[turn]), repeat_ms=100)
         row["told"] = time_ms(lambda turn: restorer.told(sets[turn]), repeat_ms=60)
         row["images_per_second"] = batch / (row["restored"]["ms"] * 1e-3)
@@ -76,7 +82,7 @@ def growth(device: str, time_ms: Timer) -> list[Task]:
         forget_peak(device)  # what is captured at the second call counts; repeating it takes nothing anew
         for _ in range(2):
             restorer(3)._restore(sets[0])
-        row |= {"group": "growth with the batch", "batch": batch, **peak(device)}
+        row |= {"group": "growth with the batch", "batch": batch, **how(restorer(3)), **peak(device)}
         row["restored"] = time_ms(lambda turn: restorer(3)._restore(sets[turn]), repeat_ms=100)
         row["images_per_second"] = batch / (row["restored"]["ms"] * 1e-3)
 
@@ -125,11 +131,14 @@ def lines_of(row: dict[str, Any]) -> list[str]:
     if "told" in row:
         told = row["told"]
         return [
-            f"{case}: {row['restored']['ms']:.3f} ms, {row['images_per_second']:.0f} images/s; of it what the network "
-            f"is told {told['ms']:.3f} ms ({row['share_of_told']:.0%}), {told['launches']:.0f} launches"
+            f"{case}: {row['restored']['ms']:.3f} ms, {row['images_per_second']:.0f} images/s, {row['backend']}; "
+            f"of it what the network is told {told['ms']:.3f} ms ({row['share_of_told']:.0%}), "
+            f"{told['launches']:.0f} launches"
         ]
     if "batch" in row:
-        return [f"{case}: {row['restored']['ms']:.3f} ms, {row['images_per_second']:.0f} images/s{memory}"]
+        return [
+            f"{case}: {row['restored']['ms']:.3f} ms, {row['images_per_second']:.0f} images/s, {row['backend']}{memory}"
+        ]
     if "megapixels" in row:
         return [f"{case}: {row['seconds']:.3f} s, {row['seconds_per_megapixel']:.4f} s/MP{memory}"]
     return [f"{case}: {row['launches']:.0f} launches, {row['device_ms']:.3f} ms on the device"]

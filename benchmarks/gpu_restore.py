@@ -217,6 +217,8 @@ class Measurements:
             row["decibel"][name] = -10 * float(far.square().mean().clamp_min(1e-12).log10())
         row[name] = self.time_ms(lambda turn: function(sets[turn]), repeat_ms=100)
         row["images_per_second"][name] = case.batch / (row[name]["ms"] * 1e-3)
+        if isinstance(function, LoopGraphs) and not function._graphs:
+            raise RuntimeError("was not captured, and ran without a graph")
 
     def kernels(self, case: Case) -> Task:
         """What one evaluation of the compiled network launches, into ``row["kernels"]``."""

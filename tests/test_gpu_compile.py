@@ -33,7 +33,7 @@ def test_tells_what_was_compiled_and_what_failed(monkeypatch, folder):
     (folder / "ab" / "kernel.py").write_text("")
     known = gpu_compile.Ahead([("restore", "T"), ("bad",), ("training", "0")], 2).end(time.monotonic() + 60)
     assert known.pop("bad") == "no such network" and set(known) == {"restore T", "training 0"}
-    assert all(seconds > 0 for seconds in known.values())
+    assert all(0 <= seconds < 60 for seconds in known.values())
     assert [path.name for path in folder.rglob("*.*")] == ["kernel.py"]  # how kernels run is tried again
 
 

@@ -157,7 +157,7 @@ def test_writes_what_it_measured(report, monkeypatch, tmp_path, capsys):
     assert longest[0]["ms"] >= longest[-1]["ms"] > 0 and longest[0]["kernel"]
     small = rows["comes along, 1 x 256 x 256"]
     assert small["images_per_second"] == 500 and small["told"]["launches"] > 0 and small["share_of_told"] == 1
-    assert rows["restoration, T, batch of 2"]["images_per_second"] == 1000
+    assert rows["restoration, T, batch of 2"]["images_per_second"] == 1000 and small["backend"] == "native"
     picture = rows["a picture of 0.001 MP, T, one step"]
     assert (picture["width"], picture["height"]) == (37, 27) and picture["seconds_per_megapixel"] > 0
     assert content["compiled_ahead"]["restore T 2 compiled bfloat16"] == 1
