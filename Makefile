@@ -37,7 +37,10 @@ docs: $(VENV)/.dev  ## the documentation as a site in site/; a warning fails it
 bench: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest benchmarks/ --benchmark-only
 
+# kernels/ is imported as bdg_fast.kernels by an installation alone: made where there is none, with nothing fetched.
 gpu-report:
+	@$(GPU_PYTHON) -c 'import bdg_fast.kernels' 2>/dev/null || \
+		$(GPU_PYTHON) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	$(GPU_PYTHON) -m benchmarks.gpu_report --out "$(OUT)" $(if $(LIMIT),--seconds $(LIMIT)) $(if $(ONLY),--only $(ONLY))
 
 clean:

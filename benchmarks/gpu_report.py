@@ -1,7 +1,9 @@
 """``python -m benchmarks.gpu_report``: GPU tests, then benchmarks with their peers, into one JSON file.
 
 Times are medians of CUDA-event timings (`triton.testing.do_bench`), over input sets that rotate so that no
-case lives in the cache alone. Nothing is fetched; peers that are not installed are named in the file.
+case lives in the cache alone. Nothing is fetched; peers that are not installed are named in the file. While the tests
+run, networks are compiled ahead; the most telling numbers come first, should time run out (benchmarks/notes.md has the
+plan in seconds).
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import os
 import platform
 import re
@@ -21,11 +24,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bdg_fast.backends import CACHE
 from bdg_fast.files import write_atomically
+
+if TYPE_CHECKING:
+    from .gpu_restore import Task
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICE, SIDE = "cuda", 256
@@ -33,7 +40,8 @@ SOFT_CASES = ((8, 32), (1, 32))
 LIMIT = 540.0
 """Seconds that all of it may take."""
 TESTS_SHARE, LAST_START = 0.4, 0.85
-"""Of the limit: what tests may take, and when a case may begin at the latest."""
+"""Of the limit: what tests and compiling may take, and when a case may begin at the latest."""
+TEST_PROCESSES = 6
 HOST_BOUND = 0.8
 """Of a call's time, the host's share above which the device has waited for it."""
 # test_glcm_oracle skips itself without scikit-image
@@ -54,7 +62,7 @@ def run_tests(seconds: float, files: Sequence[str] = GPU_TESTS) -> dict[str, Any
     """
     command = [sys.executable, "-m", "pytest", "-v", "--tb=short", "-m", "gpu", "-p", "no:cacheprovider", *files]
     if importlib.util.find_spec("xdist") is not None:
-        command += ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
+        command += ["-n", str(min(TEST_PROCESSES, os.cpu_count() or 1)), "--dist", "loadfile"]
     start = time.monotonic()
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as told:
         process = subprocess.Popen(command, cwd=ROOT, stdout=told, stderr=subprocess.STDOUT, start_new_session=True)
@@ -130,19 +138,22 @@ def soft_cases() -> list[dict[str, Any]]:
     return rows
 
 
+def _told_by(*command: str) -> str:
+    """The first line that a command prints; "unknown" where it is not installed, fails, or says nothing."""
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return (done.stdout.splitlines() or [""])[0].strip() if done.returncode == 0 and done.stdout.strip() else "unknown"
+
+
 def _commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
+    """Of a checkout; a copy of its files has none, and of another user's git tells nothing."""
+    return _told_by("git", "rev-parse", "HEAD")
 
 
 def _driver() -> str:
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True
-        )
-        return done.stdout.strip()
-    except FileNotFoundError:
-        return "unknown"
+    return _told_by("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -179,6 +190,13 @@ class Report:
         """Of such a part: all its rows, and what there was no time for."""
         self.update(**{name: rows}, left_out=[*self.content["left_out"], *left_out])
 
+    def restored(self, tasks: Sequence[Task], deadline: float) -> None:
+        """Do tasks of restorations."""
+        from .gpu_restore import run_tasks
+
+        left_out = run_tasks(tasks, deadline, self.content, self.update)
+        self.update(left_out=[*self.content["left_out"], *left_out])
+
     def measure(self, name: str, rows: Callable[[], list[dict[str, Any]]], deadline: float) -> None:
         """Of a part whose rows come at its end; what fails is told, and the rest goes on."""
         if time.monotonic() > deadline:
@@ -207,13 +225,13 @@ def _glcm_part(report: Report, deadline: float) -> None:
     from .gpu_pixels import pixel_cases
 
     processors, clock = processors_and_clock()
-    report.update(copy_bytes_per_second=copy_bandwidth(), processors=processors, clock_hz=clock)
+    report.update(processors=processors, clock_hz=clock)
     # the other parts are given a third of what the tests left
     until = deadline - (deadline - time.monotonic()) / 3
     report.end("glcm", *matrices(until, time_ms, DEVICE, report.keep("glcm")))
     report.measure("soft", soft_cases, deadline)
     report.measure("windows", lambda: windows(time_ms, DEVICE), deadline)
-    copy = report.content["copy_bytes_per_second"]
+    copy = report.content.get("copy_bytes_per_second", math.nan)
     report.measure("pixels", lambda: pixel_cases(DEVICE, time_ms, copy), deadline)
 
 
@@ -249,7 +267,8 @@ def main() -> int:
     report = Report(path)
     absent = [name for name, version in versions.items() if version is None]
     report.update(device=device, driver=_driver(), commit=commit, versions=versions, absent=absent, tests={})
-    report.update(glcm=[], soft=[], windows=[], pixels=[], restore=[], training=[], left_out=[])
+    report.update(glcm=[], soft=[], windows=[], pixels=[], restore=[], kernels=[], training=[], left_out=[])
+    os.environ.setdefault(CACHE, str(Path(tempfile.gettempdir(), f"bdg_fast_report_{os.getuid()}")))
     watch = threading.Timer(max(arguments.seconds, 1), _out_of_time, (report,))
     watch.daemon = True
     watch.start()
@@ -263,32 +282,25 @@ def main() -> int:
 
 
 def _measure(report: Report, parts: Sequence[str], start: float, seconds: float) -> None:
-    """Tests, then every part, into ``report``."""
-    from . import training_speed
-    from .gpu_restore import restore_cases
+    """Tests, then every part, into ``report``: what has most to tell first."""
+    from . import gpu_compile, gpu_plan
 
-    files = [file for part in parts for file in TESTS[part]]
-    report.update(tests=run_tests(TESTS_SHARE * seconds, files))
+    ahead = gpu_compile.Ahead(gpu_plan.compiled_ahead(parts), max((os.cpu_count() or 1) * 3 // 4, 1))
+    report.update(tests=run_tests(TESTS_SHARE * seconds, [file for part in parts for file in TESTS[part]]))
+    report.update(compiled_ahead=ahead.end(start + TESTS_SHARE * seconds))
+    report.attempt("copy", lambda: report.update(copy_bytes_per_second=copy_bandwidth()))
     deadline = start + LAST_START * seconds
-    left = {part: len(parts) - number for number, part in enumerate(parts)}
-
-    def until(part: str) -> float:
-        """An even share of the time that is left."""
-        return time.monotonic() + (deadline - time.monotonic()) / left[part]
-
-    if "glcm" in parts:
-        report.attempt("glcm", lambda: _glcm_part(report, until("glcm")))
-    if "restore" in parts:
-        report.end("restore", *restore_cases(DEVICE, time_ms, until("restore"), report.keep("restore")))
-    if "training" in parts:
-        cases, keep = training_speed.GPU_CASES, report.keep("training")
-        report.end("training", *training_speed.training_cases(DEVICE, cases, 3, 20, keep, deadline))
+    stages = [stage for stage in gpu_plan.stages(report, DEVICE, time_ms, _glcm_part) if stage.part in parts]
+    for number, stage in enumerate(stages):
+        share = stage.weight / sum(later.weight for later in stages[number:])
+        until = time.monotonic() + (deadline - time.monotonic()) * share  # what is not used is left to later ones
+        report.attempt(stage.part, lambda stage=stage, until=until: stage.measure(until))
 
 
 def _tell(report: Report) -> None:
     """For people."""
-    from . import training_speed
-    from .gpu_restore import lines_of
+    from . import training_speed, verdict
+    from .gpu_plan import lines_of
 
     content, versions, tests = report.content, report.content["versions"], report.content["tests"]
     if tests.get("exit_code", -1):
@@ -317,13 +329,16 @@ def _tell(report: Report) -> None:
         print(f"{row['case']}: {times} ms")
     for row in content["pixels"]:
         times = ", ".join(f"{name} {timing['ms']:.4f}" for name, timing in row.items() if isinstance(timing, dict))
-        print(f"{row['case']}: {times} ms; {100 * row['share_of_copy']:.0f} % of a copy's bandwidth")
+        peer = f"; torch.compile {row['peer']}" if "peer" in row else ""
+        print(f"{row['case']}: {times} ms; {100 * row['share_of_copy']:.0f} % of a copy's bandwidth{peer}")
     for row in content["restore"]:
-        print(lines_of(row))
+        print("\n".join(lines_of(row)))
     for row in content["training"]:
         print("\n".join(training_speed.lines_of(row)))
     for name, error in content["errors"].items():
         print(f"{name}: {error}")
+    for row in content["restore"]:
+        print("".join(f"{line}\n" for line in verdict.lines(row)), end="")
     if content["left_out"]:
         print(f"no time for: {', '.join(content['left_out'])}")
     print(f"\n{report.path}, {content.get('seconds', 'not done')} s")

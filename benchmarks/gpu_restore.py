@@ -1,54 +1,53 @@
 """The part of the GPU report on restoration: networks and three-step restorations, ours against the published code.
 
-Floors are those of a fused network in bfloat16 on an H100, at 790 TFLOP/s and 3.0 TB/s; predictions are of the same
-GPU, written down before anything was measured (benchmarks/notes.md).
+Predictions are of an H100, written down before anything was measured (benchmarks/notes.md).
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
-from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bdg_fast import SIZES, ResidualSampler, Restorer, UNet
-from bdg_fast.graphs import KEPT, CudaCapture, LoopGraphs
+from bdg_fast import ResidualSampler, Restorer, backends
+from bdg_fast.graphs import CudaCapture, LoopGraphs
+from bdg_fast.models import Backbone, UNetOutput
 
-from . import throughput
-from .conftest import photographs
+from . import networks, verdict
 from .gpu_report import attempt
 from .published import PublishedUNet
+from .verdict import BASELINE, DEFAULTS, OURS
 
 Timer = Callable[..., dict[str, float]]
 Function = Callable[[Tensor], Tensor]
-STEPS, SIDE = 3, 256
-FLOOR_MS = {"T": 0.092, "S": 0.107, "B": 0.217, "L": 0.302}
-"""Of one evaluation of one 256 x 256 image."""
-FLOOR_ASSUMES = "fused, bfloat16, H100: 790 TFLOP/s, 3.0 TB/s"
-NAMES = ("published", "published, TF32", "eager bfloat16", "compiled bfloat16", "compiled bfloat16, graph")
+Rows = list[dict[str, Any]]
+STEPS, SIDE = 3, networks.SIDE
+NAMES = (BASELINE, DEFAULTS, "published, TF32", "eager bfloat16", "compiled bfloat16", OURS)
+EXACT, STATIC = "compiled float32", "compiled bfloat16, static shapes, graph"
+EXTRAS = (EXACT, STATIC)
+"""Measured when the rest is: :data:`EXACT` tells what is lost beside low precision, :data:`STATIC` what symbolic sizes
+cost."""
 PREDICTED_MS = {
-    ("T", 1): (5.5, 5.5, 3.0, 0.9, 0.26),
-    ("T", 16): (34.0, 21.0, 8.0, 3.3, 3.2),
-    ("S", 1): (5.5, 5.5, 3.0, 0.9, 0.28),
-    ("S", 16): (42.0, 24.0, 9.0, 3.8, 3.7),
-    ("L", 1): (8.5, 5.5, 3.2, 1.0, 0.6),
-    ("L", 16): (133.0, 45.0, 22.0, 9.0, 8.8),
+    ("T", 1): (5.5, 5.5, 5.5, 3.0, 0.9, 0.26, 1.0, 0.24),
+    ("T", 16): (34.0, 22.0, 21.0, 8.0, 3.3, 3.2, 14.0, 2.9),
+    ("S", 1): (5.5, 5.5, 5.5, 3.0, 0.9, 0.28, 1.0, 0.26),
+    ("S", 16): (42.0, 25.0, 24.0, 9.0, 3.8, 3.7, 19.0, 3.4),
+    ("L", 1): (8.5, 5.5, 5.5, 3.2, 1.0, 0.6, 6.0, 0.55),
+    ("L", 16): (133.0, 48.0, 45.0, 22.0, 9.0, 8.8, 90.0, 8.0),
 }
-"""Of one evaluation by :data:`NAMES`; single images but the last are bound by the host that launches."""
-LEAST_DB = 45
-"""Of pixels in [0, 1], to those of the published code: a residual in [-1, 1] is halved."""
-PREDICTED_THROUGHPUT = {"end_to_end": 400.0, "network_only": 1000.0}
-"""Images a second of T in batches of 16 with 16 processors, which encode PNG files for most of the time."""
-COUNT, THROUGHPUT_BATCH = 960, 16
-THROUGHPUT_SIZES = throughput.MIXED[:KEPT]
-"""As many as a restorer keeps graphs for, in whole batches: else the network alone would capture while it is timed."""
-THROUGHPUT_SECONDS = 90
-"""What the end-to-end case takes at least, most of it to make its photographs."""
+"""Of one evaluation by :data:`NAMES` and :data:`EXTRAS`; single images without graphs are bound by the host."""
+LEAST_DB = {"float32": 60, "bfloat16": 45}
+"""Of pixels in [0, 1], to those of the published code in float32: a residual in [-1, 1] is halved."""
+LONGEST = 15
+"""Kernels that are named."""
+PROFILED_CALLS = 3
 
 
 class Case(NamedTuple):
@@ -63,160 +62,222 @@ class Case(NamedTuple):
 
 
 CASES = tuple(Case(size, batch) for size in ("T", "L", "S") for batch in (1, 16))
-
-
-def network(size: str) -> UNet:
-    """Of random weights that do not count as fresh."""
-    torch.manual_seed(0)
-    unet = UNet(SIZES[size])
-    torch.nn.init.normal_(unet.final.norm1.weight, mean=1, std=0.1)
-    return unet.eval()
+KINDS = {"forward": 1, "restoration": STEPS}
+"""With evaluations of the network."""
 
 
 @contextlib.contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
+def tf32(convolutions: bool, products: bool) -> Iterator[None]:
     """Whether float32 convolutions and products may round their factors to TF32."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
     try:
         yield
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def functions(size: str, device: str, kind: str) -> dict[str, Function]:
-    """By :data:`NAMES`: pixels in [0, 1] on the device to a residual in [-1, 1] (``"forward"``) or to pixels."""
-    sampler = ResidualSampler.official(steps=STEPS)
-    restorers = {
-        "eager bfloat16": Restorer(network(size), sampler, device=device, dtype="bfloat16", backend="eager"),
-        "compiled bfloat16": Restorer(network(size), sampler, device=device, dtype="bfloat16", backend="compiled"),
-    }
-    published = PublishedUNet(network(size)).to(device)
-    times = sampler.network_times(device)
+ROUNDED = {BASELINE: (False, False), DEFAULTS: (True, False), "published, TF32": (True, True), EXACT: (False, False)}
+"""Convolutions, products. Everything else as PyTorch has it."""
 
-    def evaluated(net: Any) -> Function:
-        def run(pixels: Tensor) -> Tensor:
-            x = pixels * 2 - 1
-            found = net(x, x, times[1].expand(len(x))).residual
-            assert isinstance(found, Tensor)
-            return found
 
-        return run
+class Static:
+    """A network compiled for one size at a time."""
 
-    def restored(net: Any, restorer: Restorer) -> Function:
-        noise_of = cache(lambda size: restorer._noises(size)[0])  # taken once: a capture cannot wait for its copy
+    def __init__(self, unet: Backbone, dtype: torch.dtype) -> None:
+        """Of a piece of code that Dynamo counts alone."""
+        self.unet, self.dtype = backends.rounded(unet, dtype), dtype
+        code = backends._evaluate.__code__.replace(co_name="evaluate_static")
+        evaluate = FunctionType(code, backends._evaluate.__globals__)
+        self.evaluate = torch.compile(evaluate, fullgraph=True, dynamic=False)
+
+    def __call__(self, x_t: Tensor, x_lq: Tensor, time: Tensor) -> UNetOutput:
+        """Of sizes that need no padding."""
+        x = self.unet.joined(x_t, x_lq)
+        residual, noise = self.evaluate(self.unet, x, self.unet.times(time, len(x)).clone(), None, self.dtype)
+        return UNetOutput(residual, noise, x_t.new_zeros(0))
+
+
+class Ways:
+    """To evaluate one network, and to restore with it; made when asked for, by name."""
+
+    def __init__(self, size: str, device: str) -> None:
+        self.size, self.device, self.sampler = size, device, ResidualSampler.official(steps=STEPS)
+        self.restorer = cache(self._restorer)
+        self.network = cache(self._network)
+
+    def _restorer(self, dtype: str, backend: str) -> Restorer:
+        unet = networks.network(self.size)
+        return Restorer(unet, self.sampler, device=self.device, dtype=dtype, backend=backend)
+
+    def _network(self, name: str) -> Any:
+        if name == BASELINE:
+            return PublishedUNet(networks.network(self.size)).to(self.device)
+        if "static" in name:
+            return Static(self.restorer("bfloat16", "eager").unet, torch.bfloat16)
+        backend, dtype = name.split()
+        return self.restorer(dtype, backend)._network
+
+    def function(self, name: str, kind: str) -> Function:
+        """Pixels in [0, 1] on the device to a residual in [-1, 1] (``"forward"``) or to pixels (``"restoration"``)."""
+        if name.endswith(", graph"):
+            return LoopGraphs(self.function(name.removesuffix(", graph"), kind), CudaCapture(torch.device(self.device)))
+        network = self.network(BASELINE if name.startswith(BASELINE) else name)
+        times, noises = self.sampler.network_times(self.device), self.restorer("bfloat16", "eager")._noises
+        noise_of = cache(lambda size: noises(size)[0])  # taken once: a capture cannot wait for its copy
 
         def run(pixels: Tensor) -> Tensor:
             x_lq = pixels * 2 - 1
-            start = sampler.start(x_lq, noise=noise_of(pixels.shape[2:]))
-            return (sampler(net, x_lq, x_start=start) + 1) * 0.5
+            with tf32(*ROUNDED[name]) if name in ROUNDED else contextlib.nullcontext():
+                if kind == "restoration":
+                    start = self.sampler.start(x_lq, noise=noise_of(pixels.shape[2:]))
+                    return (self.sampler(network, x_lq, x_start=start) + 1) * 0.5
+                found: Tensor = network(x_lq, x_lq, times[1].expand(len(x_lq))).residual
+            return found.clamp(-1, 1)  # as the sampler takes it
 
         return run
 
-    found: dict[str, Function] = {}
-    plain = evaluated if kind == "forward" else lambda net: restored(net, restorers["eager bfloat16"])
-    for name, allowed in (("published", False), ("published, TF32", True)):
-        found[name] = _allowing(plain(published), allowed)
-    for name, restorer in restorers.items():
-        found[name] = evaluated(restorer._network) if kind == "forward" else restored(restorer._network, restorer)
-    graphs = LoopGraphs(found["compiled bfloat16"], CudaCapture(torch.device(device)))
-    found["compiled bfloat16, graph"] = graphs
-    return found
+
+class Task(NamedTuple):
+    """What fills a row, the seconds that it takes at least, and in what ways, where others fill the row too."""
+
+    name: str
+    measure: Callable[[dict[str, Any]], None]
+    seconds: float = 0
+    ways: str = ""
 
 
-def _allowing(function: Function, allowed: bool) -> Function:
-    def run(pixels: Tensor) -> Tensor:
-        with tf32(allowed):
-            return function(pixels)
+def run_tasks(tasks: Sequence[Task], deadline: float, content: dict[str, Any], keep: Callable[[], object]) -> list[str]:
+    """Into the rows ``content["restore"]``, each kept at once; one that fails is told in its row.
 
-    return run
-
-
-def restore_cases(
-    device: str, time_ms: Timer, deadline: float, keep: Callable[[list[dict[str, Any]]], None]
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rows, each kept at once; a case that fails is told in its row. Also what there was no time for."""
-    rows: list[dict[str, Any]] = []
+    Returns:
+        What there was no time for.
+    """
     left_out = []
-    for case in CASES:
-        for kind in ("forward", "restoration"):
-            name = f"{kind}, {case.name}"
-            if time.monotonic() > deadline:
-                left_out.append(name)
-                continue
-            row: dict[str, Any] = {"case": name}
-            attempt(row, lambda row=row, kind=kind, case=case: _measure(row, kind, case, device, time_ms))
-            rows.append(row)
-            keep(rows)
-            if "illegal memory access" in row.get("error", ""):  # nothing runs after it
-                return rows, left_out
-    name = f"end to end, {COUNT} photographs"
-    if time.monotonic() > deadline - THROUGHPUT_SECONDS:
-        return rows, [*left_out, name]
-    row = {"case": name}
-    attempt(row, lambda: row.update(_end_to_end(device)))
-    rows.append(row)
-    keep(rows)
-    return rows, left_out
+    for number, task in enumerate(tasks):
+        if time.monotonic() > deadline - task.seconds:
+            left_out.append(task.name + task.ways)
+            continue
+        before = [row for row in content["restore"] if row["case"] == task.name]  # other ways of the same case
+        row: dict[str, Any] = copy.deepcopy(before[0]) if before else {"case": task.name}
+        attempt(row, lambda row=row, task=task: task.measure(row))
+        content["kernels"] = [*content["kernels"], *row.pop("kernels", [])]
+        content["restore"] = [row if old in before else old for old in content["restore"]] + [row] * (not before)
+        keep()
+        if "illegal memory access" in row.get("error", ""):  # nothing runs after it
+            return [*left_out, *(later.name + later.ways for later in tasks[number + 1 :])]
+    return left_out
 
 
-@torch.inference_mode()
-def _measure(row: dict[str, Any], kind: str, case: Case, device: str, time_ms: Timer) -> None:
-    """Check, then time one case into ``row``."""
-    evaluations = 1 if kind == "forward" else STEPS
-    sets = [_pixels(case.batch, turn).to(device) for turn in range(4)]
-    row["floor_ms"] = FLOOR_MS[case.size] * case.batch * evaluations
-    row["floor_assumes"] = FLOOR_ASSUMES
-    row["decibel"], row["images_per_second"], row["times_faster"], row["share_of_floor"] = {}, {}, {}, {}
-    predicted = dict(zip(NAMES, PREDICTED_MS.get(case, ()), strict=False))
-    row["predicted_ms_on_h100"] = {name: ms * evaluations for name, ms in predicted.items()}
-    expected: Tensor | None = None
-    for name, function in functions(case.size, device, kind).items():
+class Measurements:
+    """Of the cases; what they share."""
+
+    def __init__(self, device: str, time_ms: Timer, copy_bytes_per_second: float | None) -> None:
+        self.device, self.time_ms, self.copy = device, time_ms, copy_bytes_per_second
+        self.ways = cache(lambda size: Ways(size, device))
+
+    def tasks(self, cases: Sequence[Case], names: Sequence[str] = NAMES) -> list[Task]:
+        """To measure forward and restoration of ``cases`` in ``names``' ways; a case has one row for all of them."""
+
+        def measured(case: Case, kind: str) -> Task:
+            ways = "" if BASELINE in names else f": {', '.join(names)}"
+            return Task(f"{kind}, {case.name}", lambda row: self.measure(row, kind, case, names), ways=ways)
+
+        return [measured(case, kind) for case in cases for kind in KINDS]
+
+    @torch.inference_mode()
+    def measure(self, row: dict[str, Any], kind: str, case: Case, names: Sequence[str]) -> None:
+        """Check, then time one case into ``row``."""
+        evaluations = KINDS[kind]
+        sets = [pixels(case.batch, turn, self.device) for turn in range(4)]
+        row |= {"group": "restoration", "decibel": row.get("decibel", {})}
+        row |= {"images_per_second": row.get("images_per_second", {})}
+        row |= verdict.floors(case.size, case.batch * evaluations, self.copy)
+        predicted = dict(zip((*NAMES, *EXTRAS), PREDICTED_MS.get(case, ()), strict=False))
+        row["predicted_ms_on_h100"] = {name: ms * evaluations for name, ms in predicted.items()}
+        expected = self.ways(case.size).function(BASELINE, kind)(sets[0])
+        failed: dict[str, str] = {}
+        for name in names:
+            told: dict[str, Any] = {}
+            attempt(told, lambda name=name: self._time(row, kind, case, name, sets, expected))
+            if told:
+                failed[name] = told["error"]
+        verdict.judge(row, case.batch, LEAST_DB)
+        if failed:
+            raise RuntimeError("; ".join(f"{name}: {error}" for name, error in failed.items()))
+
+    def _time(
+        self, row: dict[str, Any], kind: str, case: Case, name: str, sets: list[Tensor], expected: Tensor
+    ) -> None:
+        """One way; an image of the baseline is expected."""
+        function = self.ways(case.size).function(name, kind)
         for _ in range(3):  # compiled at the first call, captured at the second
             found = function(sets[0])
-        if expected is None:
-            expected = found
-        else:
+        if name != BASELINE:
             far = (found - expected) * (0.5 if kind == "forward" else 1)
             row["decibel"][name] = -10 * float(far.square().mean().clamp_min(1e-12).log10())
-        row[name] = time_ms(lambda turn, f=function: f(sets[turn]), repeat_ms=100)
-        seconds = row[name]["ms"] * 1e-3
-        row["images_per_second"][name] = case.batch / seconds
-        row["times_faster"][name] = row["published"]["ms"] / row[name]["ms"]
-        row["share_of_floor"][name] = row["floor_ms"] / row[name]["ms"]
-    row["too_far"] = [name for name, found in row["decibel"].items() if not found > LEAST_DB]
+        row[name] = self.time_ms(lambda turn: function(sets[turn]), repeat_ms=100)
+        row["images_per_second"][name] = case.batch / (row[name]["ms"] * 1e-3)
+        if isinstance(function, LoopGraphs) and not function._graphs:
+            raise RuntimeError("was not captured, and ran without a graph")
+
+    def kernels(self, case: Case) -> Task:
+        """What one evaluation of the compiled network launches, into ``row["kernels"]``."""
+
+        name, way = f"kernels of the compiled network, {case.name}", "compiled bfloat16"
+
+        @torch.inference_mode()
+        def measure(row: dict[str, Any]) -> None:
+            function, given = self.ways(case.size).function(way, "forward"), pixels(case.batch, 0, self.device)
+            function(given)
+            found = launches(lambda: function(given), self.device)
+            row |= {"group": "launches", **summed(found)}
+            row["kernels"] = [{"group": name, **each} for each in found[:LONGEST]]
+
+        return Task(name, measure)
 
 
-def _pixels(batch: int, turn: int) -> Tensor:
-    """Gray photographs ``[batch, 3, SIDE, SIDE]`` in [0, 1], others at each turn."""
-    gray = torch.from_numpy(photographs(batch + turn, SIDE)[turn:])[:, None].float() / 255
-    return gray.expand(-1, 3, -1, -1).contiguous()
+def launches(function: Callable[[], object], device: str) -> list[dict[str, Any]]:
+    """Kernels of a call with their number and device time, the longest first; on a CPU: operations."""
+    from torch.profiler import ProfilerActivity, profile
+
+    on_gpu = torch.device(device).type == "cuda"
+    kind = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
+    with profile(activities=[kind]) as profiler:
+        for _ in range(PROFILED_CALLS):
+            function()
+        if on_gpu:
+            torch.cuda.synchronize()
+    found = []
+    for event in profiler.key_averages():
+        if event.device_type == getattr(torch.autograd.DeviceType, "CUDA" if on_gpu else "CPU"):
+            us = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+            each = {"kernel": event.key[:120], "count": event.count / PROFILED_CALLS, "ms": us * 1e-3 / PROFILED_CALLS}
+            found.append(each)
+    return sorted(found, key=lambda each: -each["ms"])
 
 
-def _end_to_end(device: str) -> dict[str, Any]:
-    told = ["--device", device, "--count", str(COUNT), "--batch", str(THROUGHPUT_BATCH), "--sizes", *THROUGHPUT_SIZES]
-    options: Namespace = throughput.parse(told)
-    return {**throughput.throughput(options), "predicted_images_per_second_on_h100": PREDICTED_THROUGHPUT}
+def summed(found: Rows) -> dict[str, float]:
+    """Of all kernels of a call."""
+    return {"launches": sum(each["count"] for each in found), "device_ms": sum(each["ms"] for each in found)}
 
 
-def lines_of(row: dict[str, Any]) -> str:
-    """A row as lines of text."""
-    if "error" in row:
-        return f"{row['case']}: {row['error']}"
-    if "ratio" in row:
-        ours, alone = row["end_to_end"]["images_per_second"], row["network_only"]["images_per_second"]
-        predicted = PREDICTED_THROUGHPUT
-        return (
-            f"{row['case']}: {ours:.0f} images/s (H100 predicted {predicted['end_to_end']:.0f}), network alone "
-            f"{alone:.0f} ({predicted['network_only']:.0f}), {row['ratio']:.0%} of it"
-        )
-    lines = [f"{row['case']}: floor {row['floor_ms']:.3f} ms ({FLOOR_ASSUMES})"]
-    for name in NAMES:
+def pixels(batch: int, turn: int, device: str) -> Tensor:
+    """Photographs ``[batch, 3, SIDE, SIDE]`` in [0, 1], others at each turn."""
+    return networks.images(batch + turn, SIDE)[turn:].to(device)
+
+
+def lines_of(row: dict[str, Any]) -> list[str]:
+    """A row of a case for people."""
+    own = f", {row['floor_by_own_copy_ms']:.3f} by this card's copy" if "floor_by_own_copy_ms" in row else ""
+    lines = [f"{row['case']}: floor {row['floor_ms']:.3f} ms ({verdict.ASSUMES}){own}"]
+    for name in row["images_per_second"]:
         predicted = row["predicted_ms_on_h100"].get(name, float("nan"))
+        faster = [row["times_faster_than"].get(base, {}).get(name, float("nan")) for base in (BASELINE, DEFAULTS)]
         lines.append(
-            f"    {name:26} {row[name]['ms']:9.3f} ms (H100 predicted {predicted:8.3f}) "
-            f"{row['images_per_second'][name]:9.0f} images/s {row['times_faster'][name]:6.1f}x "
+            f"    {name:38} {row[name]['ms']:9.3f} ms (H100 predicted {predicted:8.3f}) "
+            f"{row['images_per_second'][name]:8.0f} images/s {faster[0]:6.1f}x ({faster[1]:.1f}x of defaults) "
             f"{row['share_of_floor'][name]:5.0%} of the floor"
             + (f", {row['decibel'][name]:.1f} dB from the published code" if name in row["too_far"] else "")
         )
-    return "\n".join(lines)
+    return lines

@@ -15,47 +15,19 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
-from bdg_fast import SIZES, ResidualSampler, Restorer, UNet
-from bdg_fast.data.images import bundled_photographs
+from bdg_fast import ResidualSampler, Restorer, UNet
 from bdg_fast.memory import keep_freed_memory
 from bdg_fast.models.native import NativeUNet
 
+from .networks import SIDE, images, network
 from .published import PublishedUNet
 
-SIDE = 256
 ROUNDS = {1: 7, 16: 1}  # sixteen images take up to a minute and a half
 keep_freed_memory()
-
-
-@cache
-def images(count: int) -> Tensor:
-    """Photographs ``[count, 3, SIDE, SIDE]`` in [0, 1], of other parts of the bundled ones each."""
-    found = []
-    for path in bundled_photographs():
-        with Image.open(path) as file:
-            image = torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)
-        found.append(image.repeat(1, -(-SIDE // image.shape[1]), -(-SIDE // image.shape[2]))[:, :SIDE, :SIDE])
-    return torch.stack([found[i % len(found)].roll(17 * i, 2) for i in range(count)]) / 255
-
-
-def network(size: str) -> UNet:
-    """Random weights whose linear attention is far from nothing, as in a trained network."""
-    torch.manual_seed(0)
-    unet = UNet(SIZES[size]).eval()
-    with torch.no_grad():
-        for name, parameter in unet.named_parameters():
-            if name.endswith(("gain", "norm1.weight", "norm2.weight")):
-                parameter.add_(0.25 * torch.randn_like(parameter))
-            elif name.endswith(("attention.qkv.weight", "attention.out.weight")):
-                parameter.mul_(3)
-    return unet
-
 
 PUBLISHED = "published arithmetic"
 NAMES = ["bdg_fast", "bdg_fast, eager"]

@@ -2,7 +2,8 @@
 
 A folder of photographs of mixed sizes, JPEG and PNG, is made and restored by the command itself, reading and writing
 included. Then the network alone restores pixels of the same shapes in the same batches and order, already decoded and
-on the device. With ``--growth`` single images of growing size tell how time and memory grow.
+on the device. With ``--growth`` single images of growing size tell how time and memory grow, with ``--batches`` batches
+of images of 256 x 256.
 
 Weights are random where no checkpoint is given: speed does not depend on them.
 """
@@ -17,11 +18,13 @@ import os
 import platform
 import re
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -30,17 +33,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bdg_fast import SIZES, Restorer, UNet
+from bdg_fast import SIZES, Restorer
 from bdg_fast.backends import BACKENDS
 from bdg_fast.cli import main as bdg_fast_command
 from bdg_fast.data.images import bundled_photographs
 from bdg_fast.restorer import DTYPES
 
 from .gpu_report import write_json
+from .networks import SIDE, images, network
 from .peers import available
 
 MIXED = ("256x256", "320x240", "240x320", "384x256", "512x384")
 MEGAPIXELS = (0.25, 1.0, 4.0, 16.0, 64.0)
+BATCH_ROUNDS = 3
 WARM_UP = 2  # batches of each size: a graph is captured when a shape comes again
 
 
@@ -58,7 +63,8 @@ def photograph(index: int, width: int, height: int) -> Image.Image:
 def make_photographs(folder: Path, count: int, sizes: Sequence[str]) -> None:
     """``count`` files in ``folder``: sizes in turn, every third a PNG; the same ones at every call."""
     folder.mkdir(parents=True, exist_ok=True)
-    for index in range(count):
+
+    def make(index: int) -> None:
         width, height = map(int, sizes[index % len(sizes)].split("x"))
         image = photograph(index, width, height)
         if index % 3:
@@ -66,13 +72,13 @@ def make_photographs(folder: Path, count: int, sizes: Sequence[str]) -> None:
         else:
             image.save(folder / f"{index:06d}.png", compress_level=3)
 
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(make, range(count)))
+
 
 def make_checkpoint(folder: Path, size: str) -> Path:
     """A network of random weights that does not count as fresh."""
-    torch.manual_seed(0)
-    unet = UNet(SIZES[size])
-    torch.nn.init.normal_(unet.final.norm1.weight, mean=1, std=0.1)
-    unet.save_pretrained(folder)
+    network(size).save_pretrained(folder)
     return folder
 
 
@@ -193,14 +199,51 @@ def described(restorer: Restorer, options: argparse.Namespace) -> dict[str, Any]
     }
 
 
+def sides(megapixels: float) -> tuple[int, int]:
+    """Width and height, 4 to 3."""
+    height = max(16, round((megapixels * 1e6 * 3 / 4) ** 0.5))
+    return max(16, round(megapixels * 1e6 / height)), height
+
+
+def grow_batches(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Images a second and peak memory of warm batches of 256 x 256, of growing numbers, all in this process.
+
+    Peaks never fall: a smaller batch after a larger one would have that one's. Failures are told, and end it: what runs
+    out of memory once is not tried with more.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        checkpoint = Path(options.checkpoint) if options.checkpoint else make_checkpoint(folder / "model", options.size)
+        restorer = make_restorer(checkpoint, options)
+    for batch in sorted(set(options.batches)):
+        pixels, row = images(batch), {**described(restorer, options), "case": f"{batch} x {SIDE} x {SIDE}"}
+        row |= {"batch": batch, "peak_bytes_before": peak_memory()}
+        try:
+            restorer.restore(pixels)
+            seconds = statistics.median(_seconds(restorer, pixels) for _ in range(BATCH_ROUNDS))
+        except (RuntimeError, MemoryError) as error:
+            yield {**row, "error": f"{type(error).__name__}: {error}"}
+            return
+        row |= {"seconds": seconds, "images_per_second": batch / seconds, "peak_bytes": peak_memory()}
+        if restorer.device.type == "cuda":
+            row["device_peak_bytes"] = torch.cuda.max_memory_allocated(restorer.device)
+        yield row
+
+
+def _seconds(restorer: Restorer, pixels: Tensor) -> float:
+    """Of a call, which waits for its results."""
+    begin = time.perf_counter()
+    restorer.restore(pixels)
+    return time.perf_counter() - begin
+
+
 def grow_one(megapixels: float, options: argparse.Namespace) -> dict[str, Any]:
     """Time and peak memory of one image of so many megapixels, in this process; the first call warms up."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoint = Path(options.checkpoint) if options.checkpoint else make_checkpoint(folder / "model", options.size)
         restorer = make_restorer(checkpoint, options)
-    height = max(16, round((megapixels * 1e6 * 3 / 4) ** 0.5))
-    width = max(16, round(megapixels * 1e6 / height))
+    width, height = sides(megapixels)
     image = photograph(0, width, height)
     restorer(photograph(1, min(width, 64), min(height, 64)))
     before, begin = peak_memory(), time.perf_counter()
@@ -250,11 +293,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sizes", nargs="+", default=MIXED, metavar="WxH", help=f"default {' '.join(MIXED)}")
     parser.add_argument("--growth", action="store_true", help="single images of growing size instead")
     parser.add_argument("--megapixels", nargs="+", type=float, default=MEGAPIXELS, help="of --growth")
+    parser.add_argument("--batches", nargs="+", type=int, help=f"numbers of images of {SIDE} x {SIDE} at once instead")
     parser.add_argument("--growth-of", type=float, help="one of them, in this process")
     parser.add_argument("--out", type=Path, help="also write the JSON here")
     options = parser.parse_args(arguments)
     if options.count < 1:
         parser.error(f"--count must be at least 1, got {options.count}")
+    if options.batches and min(options.batches) < 1:
+        parser.error(f"--batches must be at least 1, got {min(options.batches)}")
     for size in options.sizes:
         if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", size):
             parser.error(f"--sizes must be WxH, as 320x240, got {size}")
@@ -264,9 +310,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print JSON, and write it where ``--out`` tells, as soon as there is something to keep."""
     options = parse(arguments)
-    if options.growth:
+    if options.growth or options.batches:
         rows: list[dict[str, Any]] = []
-        for row in growth(options):
+        for row in growth(options) if options.growth else grow_batches(options):
             rows.append(row)
             if options.out:
                 write_json(options.out, {"growth": rows})

@@ -270,6 +270,11 @@ def lines_of(row: dict[str, Any]) -> list[str]:
     return found
 
 
+def photographs_root() -> str:
+    """Where images are read from, as from a folder of one's own."""
+    return str(bundled_photographs()[0].parent)
+
+
 def training_cases(
     device: str,
     cases: Sequence[Case],
@@ -284,7 +289,7 @@ def training_cases(
     """
     rows: list[dict[str, Any]] = []
     left_out = []
-    root = str(bundled_photographs()[0].parent)  # read from files, as a folder of one's own
+    root = photographs_root()
     for case in cases:
         if time.monotonic() > deadline:
             left_out.append(f"training, {case.name}")

@@ -62,7 +62,34 @@ def test_growth_of_time_and_memory(checkpoint, tmp_path, capsys, monkeypatch):
 
 
 def test_bad_options_are_told(capsys):
-    for arguments, message in ((["--count", "0"], "--count must be"), (["--sizes", "256"], "--sizes must be WxH")):
+    for arguments, message in (
+        (["--count", "0"], "--count must be"),
+        (["--sizes", "256"], "--sizes must be WxH"),
+        (["--batches", "0"], "--batches must be"),
+    ):
         with pytest.raises(SystemExit):
             throughput.main(arguments)
         assert message in capsys.readouterr().err
+
+
+def test_growth_with_the_batch(checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(throughput, "images", lambda count: torch.rand(count, 3, 16, 24))
+    out = tmp_path / "batches.json"
+    code, found = run(capsys, "--checkpoint", checkpoint, "--batches", 4, 1, "--out", out)
+    assert code == 0 and found == json.loads(out.read_text())
+    one, four = found["growth"]
+    assert (one["batch"], four["batch"]) == (1, 4)
+    assert four["images_per_second"] == 4 / four["seconds"] and one["peak_bytes"] <= four["peak_bytes"]
+
+
+def test_a_batch_that_fails_ends_growth(checkpoint, capsys, monkeypatch):
+    monkeypatch.setattr(throughput, "images", lambda count: torch.rand(count, 3, 16, 24))
+
+    def restore(self, pixels):
+        if len(pixels) > 1:
+            raise MemoryError("no more")
+        return pixels
+
+    monkeypatch.setattr(throughput.Restorer, "restore", restore)
+    code, found = run(capsys, "--checkpoint", checkpoint, "--batches", 1, 2, 4)
+    assert code == 1 and [row.get("error") for row in found["growth"]] == [None, "MemoryError: no more"]
