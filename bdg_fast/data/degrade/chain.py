@@ -18,8 +18,8 @@ from torch import Tensor
 from bdg_fast.kernels.pixelwise import derived_seeds, image_normals, uniforms
 
 from .chain_kernels import chain_kernel, sinc_kernel
-from .common import Purpose, filtered
-from .jpeg import jpeg
+from .common import Purpose, extended, filtered
+from .jpeg import decoded
 from .noise import poisson
 from .registry import check_batch
 from .resize import resampler, resized
@@ -160,14 +160,6 @@ def two_order_chain(
     return (resized(taken.images, rows, columns).clamp(0, 1) * 255).round() / 255, states
 
 
-def extended(canvas: Tensor, height: Tensor, width: Tensor) -> Tensor:
-    """Every sample continued by its own last row and column to the edge of ``canvas [B, 3, H, W]``."""
-    rows = torch.arange(canvas.shape[2], device=canvas.device).minimum(height.view(-1, 1).long() - 1)
-    columns = torch.arange(canvas.shape[3], device=canvas.device).minimum(width.view(-1, 1).long() - 1)
-    found = canvas.gather(2, rows[:, None, :, None].expand_as(canvas))
-    return found.gather(3, columns[:, None, None, :].expand_as(canvas))
-
-
 def _blurred(now: _Canvas, kernel: Tensor) -> _Canvas:
     images = filtered(extended(*now), kernel).clamp(0, 1)
     return now._replace(images=images)
@@ -221,7 +213,7 @@ def _compressed(
     level = 100 - (low + (high - low) * draw[0].view(-1))
 
     def coded(canvas: _Canvas) -> _Canvas:
-        return canvas._replace(images=jpeg(extended(*canvas), level, level))
+        return canvas._replace(images=decoded(extended(*canvas), level, canvas.height, canvas.width))
 
     if back is None and order.final == 0:
         return coded(now)

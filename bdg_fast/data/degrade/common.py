@@ -59,6 +59,14 @@ def filtered(images: Tensor, kernels: Tensor, mode: str = "replicate") -> Tensor
     return F.conv2d(x, weight, groups=batch * channels).view(batch, channels, height, width)
 
 
+def extended(canvas: Tensor, height: Tensor, width: Tensor) -> Tensor:
+    """Every sample, of sizes ``[B]``, continued by its last row and column to the edge of ``canvas [B, C, H, W]``."""
+    rows = torch.arange(canvas.shape[2], device=canvas.device).minimum(height.view(-1, 1).long() - 1)
+    columns = torch.arange(canvas.shape[3], device=canvas.device).minimum(width.view(-1, 1).long() - 1)
+    found = canvas.gather(2, rows[:, None, :, None].expand_as(canvas))
+    return found.gather(3, columns[:, None, None, :].expand_as(canvas))
+
+
 def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
     """Gaussian blur of ``[B, C, H, W]`` with ``sigma [B]``, cut off at ``radius`` whatever the sigma."""
     kernel = torch.exp(-(offsets(radius, images.device) ** 2) / (2 * sigma[:, None] ** 2))
