@@ -4,6 +4,11 @@ Each sample runs through eight states, and is taken at one of them: the state's 
 degradation of a real picture has come. While it lasts, every sample has a size of its own, in the upper left corner of
 a canvas common to all. The last step, as published, brings samples back to their size before JPEG or after it: half of
 those of the last state show the blocks of a file as it was written.
+
+What differs from the published code: images are not sharpened first; each step ends clamped to [0, 1]; edges are
+replicated; resizing takes exact areas, and ratios of whole sizes; bicubic weights beyond the image go to the pixels
+there are; Poisson noise has 256 photons, whatever the number of levels, of images not rounded; JPEG is that of files,
+of whole qualities.
 """
 
 from __future__ import annotations

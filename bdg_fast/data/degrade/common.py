@@ -77,8 +77,11 @@ def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
 def line(length: Tensor, angle: Tensor, radius: int) -> Tensor:
     """Line segments through the middle, one pixel wide, of soft edges: ``[B, 2 radius + 1, 2 radius + 1]``, at most 1.
 
+    A pixel has 1 less its distance from the segment of ``length - 1`` between the middles of the outermost pixels, at
+    least 0.
+
     Args:
-        length, angle: ``[B, 1, 1]``, in pixels and radians, counted from the horizontal.
+        length, angle: ``[B, 1, 1]``, in pixels and radians, counted from the horizontal, downwards.
         radius: half of the kernel's side; longer segments are cut off.
     """
     at = offsets(radius, length.device)

@@ -2,7 +2,7 @@
 
 What a file of that quality decodes to: only the lossy steps are computed. Integer roundings are those of libjpeg but
 within the cosine transforms, which are exact here: now and then a coefficient rounds to the other step. The tests hold
-it against Pillow: at least 45 dB from what its file decodes to.
+it against Pillow: flat blocks as its file decodes to, photographs at least 45 dB from that.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _halved(planes: Tensor) -> Tensor:
 
 
 def _doubled(planes: Tensor) -> Tensor:
-    """Twice the size by weights 3/4 and 1/4, edges replicated (libjpeg's smooth upsampling), halves up and down in turn."""
+    """Twice the size by weights 3/4 and 1/4, edges replicated, halves up and down in turn: libjpeg's smooth one."""
     full = F.interpolate(planes, scale_factor=2.0, mode="bilinear", align_corners=False)
     turn = torch.arange(full.shape[3], device=planes.device) % 2
     return ((full * 16 + 8 - turn) / 16).floor()
