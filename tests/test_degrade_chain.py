@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from bdg_fast.data.degrade import ORDERS, STATES, ChainOrder, degrade, two_order_chain
-from bdg_fast.data.degrade.chain import extended, mirrored
+from bdg_fast.data.degrade.chain import mirrored
 from bdg_fast.data.degrade.chain_kernels import RADIUS, chain_kernel, sinc_kernel
+from bdg_fast.data.degrade.common import extended
 from bdg_fast.data.degrade.resize import resampler
 
 NOTHING = ChainOrder(

@@ -10,7 +10,7 @@ from torch import Tensor
 from .common import Purpose, filtered, gaussian_blur, line, numbers, offsets
 
 RADIUS = 12
-"""Of every kernel: three of the largest standard deviations, half of the longest path."""
+"""Of every kernel, a square whatever the level: three of the largest standard deviations, half of the longest path."""
 
 
 def blur(images: Tensor, level: Tensor, seed: Tensor) -> Tensor:
@@ -19,7 +19,7 @@ def blur(images: Tensor, level: Tensor, seed: Tensor) -> Tensor:
 
 
 def anisotropic_blur(images: Tensor, level: Tensor, seed: Tensor) -> Tensor:
-    """Gaussian of standard deviation ``level`` along a random direction, and 0.2 to 0.7 of it across."""
+    """Gaussian of standard deviation ``level`` along a direction, and 0.2 to 0.7 of it across, both drawn evenly."""
     turn, ratio, _, _ = (number[:, 0] for number in numbers(seed, Purpose.ANISOTROPIC))  # [B, 1, 1]
     return filtered(images, anisotropic_kernel(level[:, None, None], 0.2 + 0.5 * ratio, math.pi * turn))
 
@@ -34,7 +34,7 @@ def anisotropic_kernel(sigma: Tensor, ratio: Tensor, angle: Tensor) -> Tensor:
 
 
 def motion_blur(images: Tensor, level: Tensor, seed: Tensor) -> Tensor:
-    """Mean along a straight path of ``level`` pixels in a random direction."""
+    """Mean along a straight path of ``level`` pixels, a :func:`line`, in a direction drawn evenly."""
     turn = numbers(seed, Purpose.MOTION)[0][:, 0]
     kernel = line(level[:, None, None], math.pi * turn, RADIUS)
     return filtered(images, kernel / kernel.sum((1, 2), keepdim=True))

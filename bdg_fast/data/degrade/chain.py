@@ -4,6 +4,10 @@ Each sample runs through eight states, and is taken at one of them: the state's 
 degradation of a real picture has come. While it lasts, every sample has a size of its own, in the upper left corner of
 a canvas common to all. The last step, as published, brings samples back to their size before JPEG or after it: half of
 those of the last state show the blocks of a file as it was written.
+
+What differs from the published code: images are not sharpened first; each step ends clamped to [0, 1]; resizing takes
+exact areas, and ratios of whole sizes; bicubic weights beyond the image go to the pixels there are; Poisson noise has
+256 photons, whatever the number of levels, of images not rounded; JPEG is that of files, of whole qualities.
 """
 
 from __future__ import annotations
@@ -18,8 +22,8 @@ from torch import Tensor
 from bdg_fast.kernels.pixelwise import derived_seeds, image_normals, poisson, uniforms
 
 from .chain_kernels import RADIUS, chain_kernel, sinc_kernel
-from .common import Purpose, filtered
-from .jpeg import jpeg
+from .common import Purpose, extended, filtered
+from .jpeg import decoded
 from .registry import check_batch
 from .resize import METHODS, resampler, resized
 
@@ -157,14 +161,6 @@ def two_order_chain(
     return (resized(taken.images, rows, columns).clamp(0, 1) * 255).round() / 255, states
 
 
-def extended(canvas: Tensor, height: Tensor, width: Tensor) -> Tensor:
-    """Every sample continued by its own last row and column to the edge of ``canvas [B, 3, H, W]``."""
-    rows = torch.arange(canvas.shape[2], device=canvas.device).minimum(height.view(-1, 1).long() - 1)
-    columns = torch.arange(canvas.shape[3], device=canvas.device).minimum(width.view(-1, 1).long() - 1)
-    found = canvas.gather(2, rows[:, None, :, None].expand_as(canvas))
-    return found.gather(3, columns[:, None, None, :].expand_as(canvas))
-
-
 def mirrored(canvas: Tensor, height: Tensor, width: Tensor, margin: int) -> Tensor:
     """Every sample continued by its mirror images, without its last row and column, and so for ``margin`` more pixels.
 
@@ -233,7 +229,7 @@ def _compressed(
     level = 100 - (low + (high - low) * draw[0].view(-1))
 
     def coded(canvas: _Canvas) -> _Canvas:
-        return canvas._replace(images=jpeg(extended(*canvas), level, level))
+        return canvas._replace(images=decoded(extended(*canvas), level, canvas.height, canvas.width))
 
     if back is None and order.final == 0:
         return coded(now)

@@ -60,6 +60,14 @@ def filtered(images: Tensor, kernels: Tensor, mode: str | None = "replicate") ->
     return found.view(batch, channels, *found.shape[2:])
 
 
+def extended(canvas: Tensor, height: Tensor, width: Tensor) -> Tensor:
+    """Every sample, of sizes ``[B]``, continued by its last row and column to the edge of ``canvas [B, C, H, W]``."""
+    rows = torch.arange(canvas.shape[2], device=canvas.device).minimum(height.view(-1, 1).long() - 1)
+    columns = torch.arange(canvas.shape[3], device=canvas.device).minimum(width.view(-1, 1).long() - 1)
+    found = canvas.gather(2, rows[:, None, :, None].expand_as(canvas))
+    return found.gather(3, columns[:, None, None, :].expand_as(canvas))
+
+
 def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
     """Gaussian blur of ``[B, C, H, W]`` with ``sigma [B]``, cut off at ``radius`` whatever the sigma."""
     kernel = torch.exp(-(offsets(radius, images.device) ** 2) / (2 * sigma[:, None] ** 2))
@@ -70,8 +78,11 @@ def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
 def line(length: Tensor, angle: Tensor, radius: int) -> Tensor:
     """Line segments through the middle, one pixel wide, of soft edges: ``[B, 2 radius + 1, 2 radius + 1]``, at most 1.
 
+    A pixel has 1 less its distance from the segment of ``length - 1`` between the middles of the outermost pixels, at
+    least 0.
+
     Args:
-        length, angle: ``[B, 1, 1]``, in pixels and radians, counted from the horizontal.
+        length, angle: ``[B, 1, 1]``, in pixels and radians, counted from the horizontal, downwards.
         radius: half of the kernel's side; longer segments are cut off.
     """
     at = offsets(radius, length.device)

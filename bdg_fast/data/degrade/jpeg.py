@@ -2,7 +2,7 @@
 
 What a file of that quality decodes to: only the lossy steps are computed. Integer roundings are those of libjpeg but
 within the cosine transforms, which are exact here: now and then a coefficient rounds to the other step. The tests hold
-it against Pillow: at least 45 dB from what its file decodes to.
+it against Pillow: flat blocks as its file decodes to, photographs at least 45 dB from that.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .common import sent
+from .common import extended, sent
 
 LUMA = (
     16, 11, 10, 16, 24, 40, 51, 61,
@@ -37,31 +37,40 @@ COSINES = [
 ]
 """The orthonormal cosine transform, row ``k`` of frequency ``k``."""
 
+ONE, HALF = 65536.0, 32768.0
+"""Colours are converted in whole numbers of 1/65536, all below 2^24 and so exact in float32 on any device."""
 TIE = 1e-4
-"""What rounding of float32 may take from a coefficient that lies half between two steps."""
+"""What rounding of float32 may take from a number that lies half between two others."""
 
 
 def jpeg(images: Tensor, level: Tensor, seed: Tensor) -> Tensor:
     """What a JPEG file of quality ``100 - level``, rounded to whole numbers, decodes to."""
+    return decoded(images, level)
+
+
+def decoded(images: Tensor, level: Tensor, own_height: Tensor | None = None, own_width: Tensor | None = None) -> Tensor:
+    """As :func:`jpeg`, or of samples of their own sizes, float32 ``[B]``, that were ``extended`` to ``images``."""
     height, width = images.shape[2:]
     red, green, blue = (images.clamp(0, 1) * 255).round().unbind(1)
-    luma = (0.299 * red + 0.587 * green + 0.114 * blue).round()
-    chroma_blue = (-0.168735892 * red - 0.331264108 * green + 0.5 * blue + 128).round()
-    chroma_red = (0.5 * red - 0.418687589 * green - 0.081312411 * blue + 128).round()
+    luma = ((19595 * red + 38470 * green + 7471 * blue + HALF) / ONE).floor()
+    chroma_blue = ((32768 * blue - 11059 * red - 21709 * green + 128 * ONE + HALF - 1) / ONE).floor()
+    chroma_red = ((32768 * red - 27439 * green - 5329 * blue + 128 * ONE + HALF - 1) / ONE).floor()
     planes = torch.stack((luma, chroma_blue, chroma_red), 1)
     planes = F.pad(planes, [0, -width % 16, 0, -height % 16], mode="replicate")
 
     luma_table, chroma_table = (_table(base, level) for base in (LUMA, CHROMA))
     luma = _coded(planes[:, :1], luma_table)[:, 0, :height, :width]
     chroma = _coded(_halved(planes[:, 1:]), chroma_table)[:, :, : (height + 1) // 2, : (width + 1) // 2]
+    if own_height is not None and own_width is not None:  # a file has no chroma beyond its image to interpolate with
+        chroma = extended(chroma, ((own_height + 1) / 2).floor(), ((own_width + 1) / 2).floor())
     chroma = _doubled(chroma)[:, :, :height, :width] - 128
     chroma_blue, chroma_red = chroma.unbind(1)
-    decoded = (
-        luma + 1.402 * chroma_red,
-        luma - 0.344136286 * chroma_blue - 0.714136286 * chroma_red,
-        luma + 1.772 * chroma_blue,
+    channels = (
+        luma + ((91881 * chroma_red + HALF) / ONE).floor(),
+        luma + ((HALF - 22554 * chroma_blue - 46802 * chroma_red) / ONE).floor(),
+        luma + ((116130 * chroma_blue + HALF) / ONE).floor(),
     )
-    return torch.stack(decoded, 1).round().clamp(0, 255) / 255
+    return torch.stack(channels, 1).clamp(0, 255) / 255
 
 
 def _table(base: tuple[int, ...], level: Tensor) -> Tensor:
@@ -81,7 +90,7 @@ def _coded(planes: Tensor, table: Tensor) -> Tensor:
     steps = (found.abs() / table + (0.5 + TIE)).floor() * table  # halves away from zero, as libjpeg
     found = steps.copysign(found)
     found = _product(_product(found, matrix.mT, 5), matrix.mT, 3)
-    return (found + 128).round().clamp(0, 255).view(planes.shape)
+    return (found + (128.5 + TIE)).floor().clamp(0, 255).view(planes.shape)  # halves up
 
 
 def _product(blocks: Tensor, matrix: Tensor, dim: int) -> Tensor:
@@ -106,5 +115,7 @@ def _halved(planes: Tensor) -> Tensor:
 
 
 def _doubled(planes: Tensor) -> Tensor:
-    """Twice the size by weights 3/4 and 1/4, edges replicated (libjpeg's smooth upsampling)."""
-    return F.interpolate(planes, scale_factor=2.0, mode="bilinear", align_corners=False).round()
+    """Twice the size by weights 3/4 and 1/4, edges replicated, halves up and down in turn: libjpeg's smooth one."""
+    full = F.interpolate(planes, scale_factor=2.0, mode="bilinear", align_corners=False)
+    turn = torch.arange(full.shape[3], device=planes.device) % 2
+    return ((full * 16 + 8 - turn) / 16).floor()
