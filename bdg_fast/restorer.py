@@ -104,7 +104,7 @@ class Restorer:
         if latent is not None:
             self.sampler = unbounded(self.sampler)
         self.dtype = dtype_of(backend, self.unet, self.device) if dtype == "auto" else DTYPES[dtype]
-        self.tile, self.seed = tile, seed
+        self.tile = tile
         self.latent = None if latent is None else latent.on(self.device, self.dtype)
         self._pixels = 1 if latent is None else latent.codec.factor  # along one of what the network sees
         self.backend, self._network = network_of(backend, self.unet, self.device, self.dtype)
@@ -182,9 +182,9 @@ class Restorer:
         """Restore many, reading ahead in threads while the network works; memory does not grow with their number.
 
         Pictures of one size are restored together, ``batch`` at a time; they wait for company no longer than for
-        ``2 batch`` others, so results may come in another order than their sources. What cannot be read or restored
-        comes with its error. As many again are read ahead; an error of ``images`` itself is raised when what it gave
-        before is restored.
+        ``8 batch`` others or 512 MB, so results may come in another order than their sources. What cannot be read or
+        restored comes with its error. ``2 batch`` and one for each thread that reads, at most, are read ahead; an error
+        of ``images`` itself is raised when what it gave before is restored.
 
         Args:
             images: whatever :meth:`__call__` takes, paths for example.
@@ -199,6 +199,11 @@ class Restorer:
             raise ValueError(f"batch must be at least 1, got {batch}")
         on_gpu = self._transfers is not None
         return Stream(self._begin, as_picture, batch, on_gpu=on_gpu, leave=self._release).restored(enumerate(images))
+
+    @property
+    def seed(self) -> int:
+        """Of all noise; another one takes another restorer."""
+        return self._noises.seed
 
     def batch(self, pictures: Sequence[Picture]) -> list[Any]:
         """Restore several pictures; those of one size together."""

@@ -70,7 +70,7 @@ class Stream:
         """Of numbered sources; what cannot be read or restored comes with its error."""
         batch = self.batch
         waiting: dict[object, list[tuple[int, Any, Picture]]] = {}  # by size; the first has waited longest
-        waits = size = 0  # bytes of those, and of the last picture
+        waits = size = 0  # bytes of those, and of the largest of late
         reading: deque[tuple[int, Any, Future[Picture]]] = deque()
         begun: deque[Begun] = deque()
         broken: Exception | None = None
@@ -80,7 +80,7 @@ class Stream:
             leaving.callback(readers.shutdown, wait=False, cancel_futures=True)  # whoever stops early waits for no more
             while True:
                 # a whole batch is read while one is restored
-                most = max(2, min(self.readers + 2 * batch, MOST_BYTES // max(size, 1)))
+                most = max(2, min(self.readers + 2 * batch, MOST_BYTES // size)) if size else 2
                 try:
                     while broken is None and len(reading) < most:
                         index, source = next(sources)
@@ -98,8 +98,8 @@ class Stream:
                     yield from self._finish(begun)
                     yield Restored(index, source, None, error)
                     continue
-                size = picture.pixels.nbytes
-                waits += size
+                size = max(picture.pixels.nbytes, size * 15 // 16, 1)
+                waits += picture.pixels.nbytes
                 together = waiting.setdefault(kind_of(picture), [])
                 together.append((index, source, picture))
                 full = len(together) == batch

@@ -62,6 +62,16 @@ class Transfers:
     def to_host(self, tensor: Tensor) -> Callable[[], Tensor]:
         """Begin to copy what the device is still computing; what is returned waits for it. Ordinary memory."""
         now = torch.cuda.current_stream(self.device)
+        if tensor.nbytes > STAGED:
+            computed = now.record_event()
+            tensor.record_stream(self._down)
+
+            def copied_now() -> Tensor:
+                with torch.cuda.stream(self._down):
+                    self._down.wait_event(computed)
+                    return tensor.cpu()
+
+            return copied_now
         staged = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         self._down.wait_stream(now)
         with torch.cuda.stream(self._down):

@@ -52,9 +52,9 @@ class Ahead:
                     command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
                 )
                 self._running.append(process)
-            told = process.communicate()[1].strip().splitlines()
+            told = process.communicate()[1].strip()
             seconds = round(time.monotonic() - began, 1)
-            failed = {-9: "out of time"}.get(process.returncode, told[-1][-300:] if told else str(process.returncode))
+            failed = {-9: "out of time"}.get(process.returncode, told[-2000:] or str(process.returncode))
             self.known[" ".join(job)] = seconds if process.returncode == 0 else failed
 
     def end(self, deadline: float) -> dict[str, Any]:
@@ -75,12 +75,17 @@ class Ahead:
 
 def forget_choices() -> None:
     """Let kernels be tried again: what was found best while other processes used the GPU need not be."""
-    for path in Path(os.environ[CACHE]).rglob("*.best_config"):
-        path.unlink(missing_ok=True)
+    for folder, _, names in os.walk(os.environ[CACHE]):  # goes on where a folder vanishes
+        for name in names:
+            if name.endswith(".best_config"):
+                Path(folder, name).unlink(missing_ok=True)
 
 
 def main(job: Sequence[str], device: str = "cuda") -> int:
     """Compile one."""
+    from . import gpu_growth, gpu_restore
+
+    gpu_restore.settle_precision()  # as in the process that looks for what is compiled
     kind, *rest = job
     if kind == "training":
         from . import training_speed
@@ -88,8 +93,6 @@ def main(job: Sequence[str], device: str = "cuda") -> int:
         case = training_speed.GPU_CASES[int(rest[0])]
         training_speed.Loop(case, device, True, training_speed.photographs_root()).timed(1)
         return 0
-    from . import gpu_growth, gpu_restore
-
     with torch.inference_mode():
         if kind == "small":
             gpu_growth.small_restorer(device)._restore(gpu_restore.pixels(int(rest[0]), 0, device))

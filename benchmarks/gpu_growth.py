@@ -39,6 +39,7 @@ def end_to_end(device: str) -> Task:
 
 
 @cache
+@torch.inference_mode(False)
 def small_restorer(device: str) -> Restorer:
     """The network that comes along, as a user has it who asks for nothing."""
     return Restorer.from_pretrained(device=device)
@@ -72,6 +73,7 @@ def growth(device: str, time_ms: Timer) -> list[Task]:
     """T in growing batches, then in growing pictures."""
 
     @cache
+    @torch.inference_mode(False)
     def restorer(steps: int) -> Restorer:
         return Restorer(networks.network("T"), ResidualSampler.official(steps=steps), device=device)
 

@@ -9,6 +9,7 @@ plan in seconds).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import math
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,6 +44,8 @@ LIMIT = 540.0
 TESTS_SHARE, LAST_START = 0.4, 0.85
 """Of the limit: what tests and compiling may take, and when a case may begin at the latest."""
 TEST_PROCESSES = 6
+LAST_WORDS = 10.0
+"""Seconds that tests which are out of time have to tell what failed."""
 HOST_BOUND = 0.8
 """Of a call's time, the host's share above which the device has waited for it."""
 # test_glcm_oracle skips itself without scikit-image
@@ -64,22 +68,27 @@ def run_tests(seconds: float, files: Sequence[str] = GPU_TESTS) -> dict[str, Any
     if importlib.util.find_spec("xdist") is not None:
         command += ["-n", str(min(TEST_PROCESSES, os.cpu_count() or 1)), "--dist", "loadfile"]
     start = time.monotonic()
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as told:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=told, stderr=subprocess.STDOUT, start_new_session=True)
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as file:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # its workers too
+            process.send_signal(signal.SIGINT)  # tells what failed so far
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(LAST_WORDS)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its workers too
             process.wait()
             code = -1
-        told.seek(0)
-        output = told.read()
+        file.seek(0)
+        output = file.read()
     if code == -1:
         outcomes = Counter(re.findall(r"\b(PASSED|FAILED|SKIPPED|ERROR)\b", output))
         counts = {outcome.lower(): number for outcome, number in outcomes.items()}
     else:
         counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|errors?)", output)}
-    return {"exit_code": code, **counts, "seconds": round(time.monotonic() - start, 1), "tail": output[-3000:]}
+    told = output[-3000:] if code == 0 else output[-60_000:]
+    return {"exit_code": code, **counts, "seconds": round(time.monotonic() - start, 1), "tail": told}
 
 
 def time_ms(
@@ -101,9 +110,10 @@ def time_ms(
     low, median, high = do_bench(call, warmup=40, rep=repeat_ms, quantiles=[0.2, 0.5, 0.8])
     torch.cuda.synchronize()
     start = time.perf_counter()
-    for _ in range(sets):
+    calls = sets * (4 if median < 5 else 1)
+    for _ in range(calls):
         call()
-    found = {"ms": median, "p20": low, "p80": high, "launch_ms": 1e3 * (time.perf_counter() - start) / sets}
+    found = {"ms": median, "p20": low, "p80": high, "launch_ms": 1e3 * (time.perf_counter() - start) / calls}
     torch.cuda.synchronize()
     if graph and found["launch_ms"] > HOST_BOUND * median:
         found["device_ms"] = do_bench_cudagraph(lambda: [function(number) for number in range(sets)], rep=40) / sets
@@ -168,6 +178,7 @@ def attempt(row: dict[str, Any], measure: Callable[[], object]) -> None:
         measure()
     except Exception as error:
         row["error"] = f"{type(error).__name__}: {error}"
+        row["traceback"] = traceback.format_exc()[-4000:]
 
 
 class Report:
@@ -210,6 +221,7 @@ class Report:
         attempt(failed, part)
         if failed:
             self.content["errors"][name] = failed["error"]
+            self.content.setdefault("tracebacks", {})[name] = failed["traceback"]
             self.update()
 
     def wrong(self) -> bool:
@@ -237,13 +249,10 @@ def _glcm_part(report: Report, deadline: float) -> None:
 
 def _out_of_time(report: Report) -> None:
     """A case that began in time may compile for minutes: what is known is written, and told."""
-    try:
-        report.content["errors"]["time"] = "out of time within a case, after what is here"
-        report.update()
-        _tell(report)
-        sys.stdout.flush()
-    finally:
-        os._exit(1)
+    report.content["errors"]["time"] = "out of time within a case, after what is here"
+    for last in (report.update, lambda: _tell(report), sys.stdout.flush):
+        attempt({}, last)  # the main thread may be changing what is told
+    os._exit(1)
 
 
 def main() -> int:
@@ -283,11 +292,13 @@ def main() -> int:
 
 def _measure(report: Report, parts: Sequence[str], start: float, seconds: float) -> None:
     """Tests, then every part, into ``report``: what has most to tell first."""
-    from . import gpu_compile, gpu_plan
+    from . import gpu_compile, gpu_plan, gpu_restore
 
     ahead = gpu_compile.Ahead(gpu_plan.compiled_ahead(parts), max((os.cpu_count() or 1) * 3 // 4, 1))
-    report.update(tests=run_tests(TESTS_SHARE * seconds, [file for part in parts for file in TESTS[part]]))
-    report.update(compiled_ahead=ahead.end(start + TESTS_SHARE * seconds))
+    files = [file for part in parts for file in TESTS[part]]
+    report.attempt("tests", lambda: report.update(tests=run_tests(TESTS_SHARE * seconds, files)))
+    report.attempt("compiled ahead", lambda: report.update(compiled_ahead=ahead.end(start + TESTS_SHARE * seconds)))
+    gpu_restore.settle_precision()
     report.attempt("copy", lambda: report.update(copy_bytes_per_second=copy_bandwidth()))
     deadline = start + LAST_START * seconds
     stages = [stage for stage in gpu_plan.stages(report, DEVICE, time_ms, _glcm_part) if stage.part in parts]

@@ -66,6 +66,12 @@ KINDS = {"forward": 1, "restoration": STEPS}
 """With evaluations of the network."""
 
 
+def settle_precision() -> None:
+    """Have float32 products be named as leaving :func:`tf32` leaves them: their name is part of what is compiled."""
+    with tf32(False, False):
+        pass
+
+
 @contextlib.contextmanager
 def tf32(convolutions: bool, products: bool) -> Iterator[None]:
     """Whether float32 convolutions and products may round their factors to TF32."""
@@ -106,10 +112,12 @@ class Ways:
         self.restorer = cache(self._restorer)
         self.network = cache(self._network)
 
+    @torch.inference_mode(False)  # as a user has it: Dynamo tells tensors of that mode from others
     def _restorer(self, dtype: str, backend: str) -> Restorer:
         unet = networks.network(self.size)
         return Restorer(unet, self.sampler, device=self.device, dtype=dtype, backend=backend)
 
+    @torch.inference_mode(False)
     def _network(self, name: str) -> Any:
         if name == BASELINE:
             return PublishedUNet(networks.network(self.size)).to(self.device)
@@ -217,7 +225,7 @@ class Measurements:
             far = (found - expected) * (0.5 if kind == "forward" else 1)
             row["decibel"][name] = -10 * float(far.square().mean().clamp_min(1e-12).log10())
         row[name] = self.time_ms(lambda turn: function(sets[turn]), repeat_ms=100)
-        row["images_per_second"][name] = case.batch / (row[name]["ms"] * 1e-3)
+        row["images_per_second"][name] = case.batch / (verdict.call_ms(row[name]) * 1e-3)
         if isinstance(function, LoopGraphs) and not function._graphs:
             raise RuntimeError("was not captured, and ran without a graph")
 

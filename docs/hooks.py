@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 MARK = "<!-- results -->"
 """Where `performance.md` gets its tables."""
-ELSEWHERE = ("versions", "parts_ms", "degradation", "tail")
+ELSEWHERE = ("versions", "parts_ms", "degradation", "tail", "traceback", "tracebacks")
 """Of a row, what no table shows: the files hold it."""
 _tree = tempfile.TemporaryDirectory(prefix="bdg_fast_docs_")
 

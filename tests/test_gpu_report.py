@@ -250,7 +250,9 @@ def test_a_part_that_breaks_is_told_and_the_rest_is_timed(report, monkeypatch, t
     content = json.loads(next(tmp_path.iterdir()).read_text())
     assert content["errors"] == {"soft": "RuntimeError: nothing but wrong"} and content["soft"] == []
     assert content["pixels"] and len(content["restore"]) == 4
-    assert content["training"] == [{"case": "T, restoration, 2 x 8 x 8", "error": "RuntimeError: nothing but wrong"}]
+    (row,) = content["training"]
+    assert (row["case"], row["error"]) == ("T, restoration, 2 x 8 x 8", "RuntimeError: nothing but wrong")
+    assert "in broken" in row["traceback"] and "in broken" in content["tracebacks"]["soft"]
     assert capsys.readouterr().out.count("nothing but wrong") == 2
 
 
@@ -286,10 +288,16 @@ def test_tests_out_of_time_are_counted_as_far_as_they_came(report, monkeypatch):
             if seconds is not None:
                 raise subprocess.TimeoutExpired("pytest", seconds)
 
+        def send_signal(self, number):
+            killed.append(number)
+
     monkeypatch.setattr(subprocess, "Popen", Process)
     monkeypatch.setattr(report.os, "killpg", lambda pid, sign: killed.append(pid))
     found = report.run_tests(3, ["tests/test_a.py"])
-    assert (found["exit_code"], found["passed"], found["failed"]) == (-1, 2, 1) and killed == [7]
+    assert (found["exit_code"], found["passed"], found["failed"]) == (-1, 2, 1) and killed == [
+        2,
+        7,
+    ]  # interrupted, then ended
     assert "three FAILED" in found["tail"]
 
 

@@ -1,5 +1,6 @@
 """Data sets of files as sources of a training run."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bdg_fast.data.datasets import PairedFolder, SampleError
+from bdg_fast.data.datasets import ImageFolder, PairedFolder, SampleError
 from bdg_fast.data.degrade import CDD11
 from bdg_fast.data.shards import ShardFolder, write_shards
 from bdg_fast.training import TrainConfig, Trainer
@@ -141,6 +142,24 @@ def test_a_run_tells_how_many_reads_failed(pairs, tmp_path, capsys):
         result = Trainer(build(TrainConfig, given), quiet=True).run()
     assert result.unreadable >= 1
     assert read_log(tmp_path / "run")[-1]["unreadable"] == result.unreadable
+
+
+def test_a_stage_does_not_end_for_what_another_could_not_read(tmp_path):
+    """Of a stream only what was taken tells how many images there are."""
+    for number in range(300):
+        Image.new("L", (8, 8), number % 256).save(tmp_path / f"{number:03d}.png")
+    write_shards(ImageFolder(tmp_path), tmp_path / "shards")
+    (shard,) = (tmp_path / "shards").glob("*.tar")
+    content = bytearray(shard.read_bytes())
+    for number, found in enumerate(list(re.finditer(rb"\x89PNG", content))):
+        content[found.start()] ^= 255 * (number % 25 == 0)
+    shard.write_bytes(content)
+    source = open_source(Data(source="shards", root=str(tmp_path / "shards"), held_out=0))
+    with pytest.warns(UserWarning, match="cannot be read and is left out"):
+        taken(source, 75, batch=4)
+        once = source.unreadable
+        taken(source, 20, batch=4)
+    assert once == 12 and source.unreadable > once
 
 
 def test_a_factor_of_enlargement_chooses_the_pairs(tmp_path):

@@ -241,6 +241,14 @@ def test_other_images_to_train_on_are_refused(tmp_path):
     assert trainer(output, source=more).run(until=5).step == 5
 
 
+def test_a_source_that_is_a_sequence_tells_no_count(tmp_path):
+    class Listed(list):
+        def __getattr__(self, name):
+            return getattr(pictures(), name)
+
+    assert trainer(tmp_path / "run", Listed([1])).run(until=2).step == 2
+
+
 def test_scores_of_other_images_are_not_compared(tmp_path):
     output = tmp_path / "run"
     Image.new("RGB", (20, 20)).save(tmp_path / "other.png")

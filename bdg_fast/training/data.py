@@ -11,7 +11,7 @@ from dataclasses import replace
 from fnmatch import fnmatch
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -180,7 +180,8 @@ class Collection:
             raise ValueError(f"held_out must be 0 for shards, which cannot hold any out, got {held_out}")
         if held_out >= len(images):
             raise ValueError(f"held_out must leave an image to train on, got {held_out} of {len(images)}")
-        self.images, self.workers, self.skipped = images, workers, Skipped()
+        self.images, self.workers = images, workers
+        self._skipped: list[Skipped] = []
         # those of mixtures stand in parts: the last ones would be of one kind
         numbers = range(len(images))
         apart = numbers[:: len(images) // held_out][:held_out] if held_out else ()
@@ -197,7 +198,7 @@ class Collection:
     @property
     def unreadable(self) -> int:
         """Reads that failed in this process, of which each was replaced; a file counts each time it comes up."""
-        return self.skipped.count
+        return sum(each.count for each in self._skipped)
 
     @property
     def by_ranks(self) -> bool:
@@ -211,8 +212,8 @@ class Collection:
 
     def batches(self, *, batch: int, crop: int, rank: int, world: int, start: int, seed: int) -> Iterator[Batch]:
         """See :meth:`Source.batches`."""
-        images, skipped = self.training, self.skipped
-        told = len(skipped.reasons)
+        images, skipped, told = self.training, Skipped(), 0
+        self._skipped.append(skipped)
         found = batches(
             images, Order(len(images), seed), batch=batch, crop=crop, rank=rank, world=world,
             start=start * batch * world, workers=self.workers, skipped=skipped,
@@ -260,7 +261,7 @@ class _Beside:
         count = min(settings.images, len(self.images))
         self.numbers = [index * len(self.images) // count for index in range(count)]
         self.source, self.by_ranks = source, getattr(source, "by_ranks", False)
-        self.count: int | None = getattr(source, "count", None)
+        self.count: Any = getattr(source, "count", None)
 
     @property
     def unreadable(self) -> int:

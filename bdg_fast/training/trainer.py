@@ -37,7 +37,7 @@ from .settings import as_dict, completed, differences
 from .signals import SIGNALS, StopRequest
 from .stages import Parts, StageModule
 from .trackers import require_trackers
-from .validate import HeldOut, measured
+from .validate import HeldOut, count_of, measured
 
 CONFIG, CHECKPOINTS, BEST, LAST = "config.json", "checkpoints", "best", "network"
 """In a run's folder: its settings, its checkpoints, the averaged networks of the best validation and of the end."""
@@ -112,9 +112,10 @@ class Trainer:
 
         Raises:
             NonFiniteError: a loss or gradient was not finite, by ``config.non_finite``. CheckpointError: checkpoints
-                are there, and none is whole. OSError: a checkpoint could not be written; older ones are whole.
-            ValueError: a stage's ``batch`` cannot be shared out among the processes, or their number has changed, of
-                shards. RuntimeError: another run is in the folder.
+                are there, and none is whole, or the newest is another version's. OSError: a checkpoint could not be
+                written (older ones are whole), or the newest cannot be read at the moment (and stays).
+            ValueError: a stage's ``batch`` cannot be shared out among the processes, or the number of processes, of
+                shards, or of images has changed. RuntimeError: another run is in the folder.
         """
         device = default_device() if self.config.device == "auto" else self.config.device
         with ranks(device) as found:
@@ -155,10 +156,11 @@ class _Run:
         self.latents = Latents.of(self.config, ranks.device)
         self.parts = Parts(self.config, len(self.classes)).to(ranks.device)
         self.average = Average(self.parts.unet, self.config.ema)
+        count = count_of(self.source)
         self.counters: dict[str, Any] = {
             "step": 0, "updates": 0, "skipped": 0, "skipped_in_a_row": 0, "world": ranks.world,
-            "best": None, "best_step": None, "best_stage": None, "measured": measured(self.config),
-            "images": getattr(self.source, "count", None),
+            "best": None, "best_step": None, "best_stage": None, "images": count,
+            "measured": measured(self.config, count),
         }  # fmt: skip
         self.optimizer_state: Mapping[str, Tensor] = {}
         self.unreadable = 0  # reads that failed, of all processes

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from numbers import Integral
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from ..models import Backbone
 from ..sampler import ResidualSampler
 from .config import TrainConfig
 from .config_stage import Drawing
-from .data import degraded_pair
+from .data import Source, degraded_pair
 from .latents import Latents
 
 TOGETHER = 4
@@ -31,10 +32,17 @@ MOST = 100.0
 """PSNR in dB that counts for images that are equal."""
 
 
-def measured(config: TrainConfig) -> list[str | int | None]:
-    """What scores are of: those of other images, or by other steps, are not to be compared."""
+def count_of(source: Source) -> int | None:
+    """Images that are trained on, of a source that tells by ``count``; sequences have a method of that name."""
+    count = getattr(source, "count", None)
+    return int(count) if isinstance(count, Integral) else None
+
+
+def measured(config: TrainConfig, count: int | None) -> list[Any]:
+    """What scores are of, ``count`` images being trained on: those of others, or by other steps, are not comparable."""
     each, data = config.validation, config.data
-    return [each.root, each.images, each.crop, each.steps, data.root, data.held_out]
+    held_out = [data.source, data.root, data.factor, data.held_out, list(data.exclude), count]
+    return [each.crop, each.steps, list(data.degradations), [each.root, each.images] if each.root else held_out]
 
 
 class Scores(NamedTuple):
