@@ -69,4 +69,4 @@ def test_large_pictures_wait_and_are_read_ahead_by_bytes(monkeypatch, side):
 
     found = list(streams.Stream(begin, read, 8, on_gpu=False, leave=lambda: None).restored(iter(enumerate(range(60)))))
     assert len(found) == 60
-    assert max(held) <= 5 + 5  # waiting, and being read
+    assert max(held[len(held) // 2 :]) <= 5 + 5  # waiting, and being read, once sizes are known

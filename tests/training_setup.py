@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from bdg_fast.models import Fingerprint
-from bdg_fast.training import TrainConfig, Trainer, checkpoint, validate
+from bdg_fast.training import TrainConfig, Trainer, checkpoint, inputs, validate
 from bdg_fast.training import trainer as training_loop
 from bdg_fast.training.data import Pictures, clean_images, degraded_pair
 from bdg_fast.training.log import read_log
@@ -107,12 +107,12 @@ def in_float64():
         found = degraded_pair(*arguments)
         return found._replace(clean=found.clean.double(), degraded=found.degraded.double())
 
-    doubled = {
-        "Parts": lambda *arguments: Parts(*arguments).double(),
-        "degraded_pair": pair,
-        "clean_images": lambda *arguments: clean_images(*arguments).double(),
-    }
-    with mock.patch.multiple(training_loop, **doubled), mock.patch.object(validate, "degraded_pair", pair):
+    doubled = {"degraded_pair": pair, "clean_images": lambda *arguments: clean_images(*arguments).double()}
+    with (
+        mock.patch.multiple(inputs, **doubled),
+        mock.patch.object(validate, "degraded_pair", pair),
+        mock.patch.object(training_loop, "Parts", lambda *arguments: Parts(*arguments).double()),
+    ):
         yield
 
 
